@@ -1,0 +1,62 @@
+"""temper's side of the measurements: the same rows and steps through the learner, one JSON line on standard output.
+
+Run as `python -m benchmarks.ours FOLDER --adapter lora`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers import conversation, options_of, peak_mib, report, token_counts
+from benchmarks.rows import chats
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+
+def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains over the rows in order, `batch` rows per step, and times every step but the first."""
+    import torch
+
+    from temper import __version__
+    from temper.data.render import Renderer
+    from temper.data.rows import Message, Row
+    from temper.losses import Term
+    from temper.model.protocol import TrainSpec
+    from temper.model.torch_backend import TorchBackend
+
+    torch.set_num_threads(options.threads)
+    rows = chats(options.rows)
+    renderer = Renderer.load(folder)
+    datums = []
+    for number, row in enumerate(rows, start=1):
+        form = conversation(row)
+        messages = tuple(Message(**turn) for turn in form["prompt"] + form["completion"])
+        datums.append(renderer.datum(Row(id=str(number), messages=messages, origin=f"chats:{number}"), source="chats"))
+    spec = TrainSpec(rank=16 if options.adapter == "lora" else None, alpha=32.0)
+    learner = TorchBackend().open(folder, spec).learner
+    losses, stamps = [], []
+    for start in range(0, len(datums), options.batch):
+        metrics = learner.forward_backward(datums[start : start + options.batch], (Term(loss="ce"),))
+        learner.optim_step(options.lr)
+        losses.append(metrics.loss)
+        stamps.append(time.perf_counter())
+    tokens = token_counts(renderer.tokenizer, rows)
+    return {
+        "tokens_per_second": sum(tokens[options.batch :]) / (stamps[-1] - stamps[0]),
+        "peak_mib": peak_mib(),
+        "losses": losses,
+        "tool": f"temper {__version__}",
+    }
+
+
+def main() -> None:
+    """Measures once and reports."""
+    options = options_of("One SFT run with temper.").parse_args()
+    report(sft(options.folder, options))
+
+
+if __name__ == "__main__":
+    main()

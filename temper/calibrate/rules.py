@@ -1,0 +1,196 @@
+"""Rules: pure functions from facts to one hyperparameter, with the sentence and the evidence that explain it.
+
+The numbers live in `table.toml`; `read_table` checks that file, so that a typing error in it is found by a test.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+T = TypeVar("T")
+
+REFERENCE_ALPHA = 32.0
+"""The LoRA alpha for which the table's learning rates hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruled(Generic[T]):
+    """A value, how it follows from the facts, and why the rule is believed."""
+
+    value: T
+    rule: str
+    evidence: str
+
+
+class Frozen(BaseModel):
+    """Part of the table: unknown keys are refused, nothing changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Case(Frozen):
+    """One row of an entry that depends on a fact."""
+
+    up_to: float = math.inf
+    value: float
+
+
+class Entry(Frozen):
+    """One number of the table: a `value`, or `cases` over the fact named by `by`."""
+
+    evidence: str
+    value: Any = None
+    by: str = ""
+    cases: tuple[Case, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Entry:
+        limits = [case.up_to for case in self.cases]
+        if (self.value is None) != bool(self.cases and self.by):
+            raise ValueError("an entry has either `value`, or `by` and `cases`")
+        if limits and (limits != sorted(limits) or limits[-1] != math.inf):
+            raise ValueError("cases rise by `up_to`, and the last one has none")
+        return self
+
+
+class Range(Frozen):
+    """Which learning rates are usual for an adapter, and from where on a run is refused."""
+
+    low: float
+    high: float
+    absurd: float
+    evidence: str
+
+
+class SFTTable(Frozen):
+    """The `[sft.*]` entries."""
+
+    adapter: Entry
+    rank: Entry
+    alpha: Entry
+    lr_lora: Entry
+    lr_full: Entry
+    lr_range_lora: Range
+    lr_range_full: Range
+    schedule: Entry
+    warmup: Entry
+    epochs: Entry
+    batch_tokens: Entry
+    batch_least_rows: Entry
+    batch_steps_per_epoch: Entry
+    replay_share: Entry
+    replay_categories: Entry
+    replay_epochs: Entry
+    weight_decay: Entry
+    clip: Entry
+    betas: Entry
+    length_multiple: Entry
+    checkpoints: Entry
+
+
+class Table(Frozen):
+    """All of `table.toml`, by technique."""
+
+    sft: SFTTable
+
+
+def read_table(path: Path | None = None) -> Table:
+    """The calibration table, temper's own unless another file is named."""
+    text = (path or Path(__file__).with_name("table.toml")).read_text(encoding="utf-8")
+    return Table.model_validate(tomllib.loads(text))
+
+
+def pick(entry: Entry, fact: float = math.nan) -> Ruled[Any]:
+    """The value of an entry for a fact, with the case that held as its rule."""
+    if not entry.cases:
+        return Ruled(value=entry.value, rule="", evidence=entry.evidence)
+    case = next(c for c in entry.cases if fact <= c.up_to)
+    limit = f"up to {case.up_to:,.0f}" if math.isfinite(case.up_to) else f"above {_last_limit(entry):,.0f}"
+    rule = f"{case.value:g} for {_words(entry.by)} {limit}; here {fact:,.0f}"
+    return Ruled(value=case.value, rule=rule, evidence=entry.evidence)
+
+
+def learning_rate(sft: SFTTable, *, adapter: str, alpha: float, steps: int) -> Ruled[float]:
+    """The rate for this adapter and run length; LoRA's holds for alpha 32 and falls as alpha rises, within limits."""
+    if adapter == "full":
+        return pick(sft.lr_full, steps)
+    ruled = pick(sft.lr_lora, steps)
+    if alpha == REFERENCE_ALPHA:
+        return ruled
+    usual = lr_range(sft, adapter)
+    limits = f"within {usual.low:g} to {usual.high:g}"
+    return Ruled(
+        value=min(max(ruled.value * REFERENCE_ALPHA / alpha, usual.low), usual.high),
+        rule=f"{ruled.rule}; x {REFERENCE_ALPHA:g}/{alpha:g} for alpha {alpha:g}, {limits}",
+        evidence=ruled.evidence,
+    )
+
+
+def lr_range(sft: SFTTable, adapter: str) -> Range:
+    """Usual and absurd learning rates of an adapter."""
+    return sft.lr_range_full if adapter == "full" else sft.lr_range_lora
+
+
+def batch_tokens(sft: SFTTable, *, rows: int, supervised: int) -> Ruled[int]:
+    """Supervised tokens per step: the table's, less for tiny data, never fewer than a handful of rows."""
+    ruled = pick(sft.batch_tokens, supervised)
+    least = sft.batch_least_rows.value * supervised / rows
+    most = supervised / sft.batch_steps_per_epoch.value
+    if least > min(ruled.value, most):
+        wanted, rule = least, f"{sft.batch_least_rows.value} rows of {supervised / rows:.0f} supervised tokens"
+    elif most < ruled.value:
+        wanted, rule = most, f"{sft.batch_steps_per_epoch.value} steps per epoch over {supervised:,} supervised tokens"
+    else:
+        return Ruled(value=int(ruled.value), rule=ruled.rule, evidence=ruled.evidence)
+    value = 64 * math.ceil(wanted / 64)
+    return Ruled(value=value, rule=f"{rule}, rounded up to a multiple of 64", evidence=ruled.evidence)
+
+
+def count_steps(*, epochs: float, supervised: int, share: float, batch: int) -> int:
+    """Steps that pass `epochs` times over the domain data, when `share` of every step is replay."""
+    # The product is rounded first: 3 * 1000 / (0.75 * 500) is 8 steps, whatever floats make of it.
+    return max(1, math.ceil(round(epochs * supervised / ((1 - share) * batch), 6)))
+
+
+def count_epochs(*, steps: int, supervised: int, share: float, batch: int) -> float:
+    """Passes over the domain data that `steps` make; the inverse of `count_steps`."""
+    return steps * (1 - share) * batch / supervised
+
+
+def max_length(sft: SFTTable, *, longest: int, context: int | None) -> Ruled[int]:
+    """The longest row rounded up, but no more than the model can read."""
+    multiple, evidence = sft.length_multiple.value, sft.length_multiple.evidence
+    value = multiple * math.ceil(longest / multiple)
+    if context is not None and value > context:
+        return Ruled(value=context, rule=f"context of the model; longest row {longest}", evidence=evidence)
+    return Ruled(value=value, rule=f"longest row {longest}, up to a multiple of {multiple}", evidence=evidence)
+
+
+def replay_categories(sft: SFTTable, available: Mapping[str, int]) -> Ruled[Mapping[str, float]]:
+    """Weights of the general categories that there is data for, summing to 1; empty when there is none."""
+    wanted: Mapping[str, float] = sft.replay_categories.value
+    held = {name: weight for name, weight in wanted.items() if available.get(name, 0) > 0}
+    missing = [name for name in wanted if name not in held]
+    rule = f"no data for {', '.join(missing)}: its weight goes to the others" if missing else ""
+    return Ruled(value=normalised(held), rule=rule, evidence=sft.replay_categories.evidence)
+
+
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """The same weights scaled to a sum of 1, those of zero dropped."""
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items() if weight > 0}
+
+
+def _last_limit(entry: Entry) -> float:
+    return entry.cases[-2].up_to if len(entry.cases) > 1 else 0.0
+
+
+def _words(fact: str) -> str:
+    return {"domain_supervised": "supervised domain tokens"}.get(fact, fact)

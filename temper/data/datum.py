@@ -1,0 +1,45 @@
+"""Datum: the one currency of training, tokens plus per-token streams. Imports nothing of temper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+NO_STREAMS: Mapping[str, tuple[float, ...]] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Datum:
+    """One sequence and what each of its targets counts for.
+
+    With L + 1 tokens there are L targets: target t is token t + 1, predicted from tokens 0..t. Every stream has length L.
+
+    Example: the prompt is tokens 5 6, the answer 7 2:
+        Datum(tokens=(5, 6, 7, 2), weights={"ce": (0.0, 1.0, 1.0)}, source="tickets", row="data/tickets.jsonl:12")
+    """
+
+    tokens: tuple[int, ...]
+    weights: Mapping[str, tuple[float, ...]]
+    """Objective term -> weight per target."""
+    side: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: NO_STREAMS)
+    """Further per-target values a loss reads, e.g. `old_logprobs`, `advantages`, `ref_logprobs`."""
+    source: str = ""
+    row: str = ""
+    """file:row it was made from (1-based), for messages and traces."""
+    group: int = -1
+    """Datums of one group (a preference pair, a rollout group) never part company; -1 for none."""
+
+    @property
+    def supervised(self) -> int:
+        """Number of targets with a weight in any term."""
+        return sum(any(ws) for ws in zip(*self.weights.values(), strict=True)) if self.weights else 0
+
+
+def count_tokens(datums: Sequence[Datum]) -> int:
+    """Tokens of a batch, prompts included."""
+    return sum(len(d.tokens) for d in datums)
+
+
+def count_supervised(datums: Sequence[Datum]) -> int:
+    """Targets of a batch that carry loss."""
+    return sum(d.supervised for d in datums)

@@ -1,0 +1,64 @@
+"""Losses: pure functions of the log-probabilities of the targets, written once for numpy and torch.
+
+A loss says over what it is averaged (`per`), so that the learner can count the denominator over the whole batch
+before it runs backward; its keyword-only arguments are its hyperparameters. Nothing of vocabulary width gets here.
+Imports nothing of temper and no array library: operators and the namespace `x.xp` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Array = Any
+"""A numpy array in the fake learner, a torch tensor in the real one."""
+Per = Literal["token", "sequence", "group"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenView:
+    """The targets of a batch, flattened to one axis T."""
+
+    logp: Array
+    """[T] log-probability of each target under the current model, in nats."""
+    weight: Array
+    """[T] this term's weight."""
+    side: Mapping[str, Array]
+    """[T] each."""
+    sequence: Array
+    """[T] index of the datum."""
+    group: Array
+    """[T] index of the group."""
+    segment_sum: Callable[[Array, Array], Array]
+    """Sums of values by id."""
+    xp: Any
+    """numpy or torch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A registered loss."""
+
+    function: Callable[..., Array]
+    per: Per
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One summand of an objective: a loss by name, its scale and its hyperparameters."""
+
+    loss: str
+    scale: float = 1.0
+    params: Mapping[str, float] = field(default_factory=dict)
+
+
+Objective = tuple[Term, ...]
+
+
+def ce(x: TokenView) -> Array:
+    """Cross-entropy: minus the weighted log-likelihood, summed."""
+    return -(x.logp * x.weight).sum()
+
+
+LOSSES: Mapping[str, Loss] = {"ce": Loss(function=ce, per="token")}

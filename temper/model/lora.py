@@ -1,0 +1,119 @@
+"""LoRA through peft, with one fused pass per layer.
+
+peft owns the configuration, where adapters go, how they start, and the file format. Only the arithmetic of its linear
+layer is replaced: base product and adapter are accumulated into one buffer, and backward forms exactly the four
+products that are needed (none for frozen weights, none for an input that does not train).
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lora.layer import Linear as PeftLinear
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from temper.errors import CheckpointError
+
+ADAPTER = "default"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def attach(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Adds a fresh adapter to every linear layer of the decoder and freezes all else."""
+    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    for module in model.modules():
+        if isinstance(module, PeftLinear):
+            module.forward = functools.partial(_forward, module)
+
+
+def config_for(rank: int, alpha: float) -> LoraConfig:
+    """peft's configuration of an adapter on all linear layers; the update is alpha / rank x B A."""
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType] - peft says int, and takes floats
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def save(model: PreTrainedModel, base: str, to: Path) -> None:
+    """Writes the adapter in peft's format."""
+    config: LoraConfig = model.peft_config[ADAPTER]  # pyright: ignore[reportIndexIssue, reportAssignmentType]
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    config.save_pretrained(str(to))
+    state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
+    save_file(
+        {f"base_model.model.{k}": v.detach().cpu().contiguous() for k, v in state.items()},
+        to / WEIGHTS,
+        metadata={"format": "pt"},
+    )
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """The adapter's configuration; refuses what is not a LoRA adapter."""
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+    except (ValueError, OSError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: not a LoRA adapter ({error}); expected adapter_config.json and {WEIGHTS} in peft's format; "
+            "check the folder or train again"
+        ) from None
+    config.inference_mode = False
+    return config  # pyright: ignore[reportReturnType]
+
+
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Reads adapter weights into the attached adapter; every tensor must find its place."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file; expected the weights of an adapter; train again or name another folder"
+        )
+    state = {k.removeprefix("base_model.model."): v for k, v in load_file(path).items()}
+    result: Any = set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
+    missing = [k for k in result.missing_keys if "lora_" in k]
+    if missing or result.unexpected_keys:
+        raise CheckpointError(
+            f"{path}: does not fit this base ({len(missing)} tensors missing, {len(result.unexpected_keys)} unexpected, "
+            f"e.g. {(missing or result.unexpected_keys)[0]}); use the base named in adapter_config.json"
+        )
+
+
+def _forward(layer: PeftLinear, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    base = layer.get_base_layer()
+    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    flat = x.reshape(-1, x.shape[-1])
+    out = _LoraLinear.apply(flat, base.weight, base.bias, a, b, layer.scaling[ADAPTER])
+    return out.reshape(*x.shape[:-1], -1)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+
+
+class _LoraLinear(torch.autograd.Function):
+    """y = x W' + bias + s (x A') B'; W and bias are frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float) -> Tensor:
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        inner = x @ a.T
+        ctx.save_for_backward(x, inner, w, a, b)
+        ctx.s = s
+        return torch.nn.functional.linear(x, w, bias).addmm_(inner, b.T, alpha=s)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, inner, w, a, b = ctx.saved_tensors
+        to_inner = grad @ b
+        to_b = (grad.T @ inner).mul_(ctx.s)
+        to_a = (to_inner.T @ x).mul_(ctx.s)
+        to_x = (grad @ w).addmm_(to_inner, a, alpha=ctx.s) if ctx.needs_input_grad[0] else None
+        return to_x, None, None, to_a, to_b, None

@@ -1,0 +1,186 @@
+"""What the rest of temper knows of a model: a learner, a sampler, and the policy that keeps them in step.
+
+No backend is imported here; `fake.py` and `torch_learner.py` are the two implementations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from temper.data.datum import Datum
+from temper.losses import Objective
+
+Tokens = tuple[int, ...]
+Floats = tuple[float, ...]
+BASE = "base"
+"""Id of the untouched model in every log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Weights on disk (or the untouched base), and where they come from."""
+
+    id: str
+    """Short content or position id, e.g. `base` or `01-sft/step-000120`."""
+    path: Path
+    """A model folder or an adapter folder."""
+    base: Path
+    """Folder of the full weights that training started from; the checkpoint's own for an untouched model."""
+    adapter: bool = False
+    """True when `path` holds an adapter on top of `base`."""
+    step: int = 0
+    alpha: float = 1.0
+    parent: str = ""
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    """origin, revision and sha256 of the model the run started from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to generate."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    """0 is greedy."""
+    seed: int = 0
+    stop: Tokens = ()
+    """Token ids that end a reply, the model's own end tokens in most cases."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One generated reply."""
+
+    tokens: Tokens
+    """Without the stop token."""
+    logprobs: Floats
+    """Of each generated token, stop token included when there was one."""
+    finished: bool
+    """False when it ran into `max_new_tokens`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """What one forward and backward pass found, in nats per supervised token."""
+
+    loss: float
+    losses: Mapping[str, float]
+    """By source."""
+    supervised: int
+    supervised_by_source: Mapping[str, int]
+
+
+class Learner(Protocol):
+    """The trainable weights."""
+
+    step: int
+
+    def forward_backward(self, datums: Sequence[Datum], objective: Objective) -> StepMetrics:
+        """Adds the gradient of the objective, averaged over the whole batch."""
+        ...
+
+    def optim_step(self, lr: float) -> float:
+        """One update; returns the gradient norm before clipping and clears the gradient."""
+        ...
+
+    def logprobs(self, datums: Sequence[Datum]) -> list[Floats]:
+        """Log-probability in nats of every target with a weight, in order, per datum; no gradient."""
+        ...
+
+    def save(self, to: Path) -> None:
+        """Weights and optimiser state into the folder `to`, atomically."""
+        ...
+
+    def load(self, start: Checkpoint, *, resume: bool = False) -> None:
+        """Replaces the weights; `resume` restores step and optimiser state as well."""
+        ...
+
+
+class Sampler(Protocol):
+    """Generates."""
+
+    def generate(
+        self, prompts: Sequence[Tokens], sampling: Sampling, *, on_token: Callable[[int, int], None] | None = None
+    ) -> list[Completion]:
+        """One completion per prompt, in order; `on_token(prompt index, token)` streams."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSpec:
+    """What a backend needs to know to train: which weights, and the optimiser."""
+
+    rank: int | None
+    """Rank of a LoRA adapter on all linear layers; None trains all weights."""
+    alpha: float = 32.0
+    """The adapter's update is alpha / rank x B A."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """Largest gradient norm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A model folder and what it is."""
+
+    name: str
+    """As the recipe says."""
+    folder: Path
+    sha256: str
+    """Of the weights."""
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    """name, origin, revision, sha256."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The untouched model as a checkpoint."""
+        return Checkpoint(id=BASE, path=self.folder, base=self.folder, alpha=0.0, lineage=self.lineage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Size and kind of a model."""
+
+    architecture: str
+    params: int
+    hidden: int
+    layers: int
+    context: int | None
+    device: str
+
+
+class Backend(Protocol):
+    """Everything that turns folders into policies and folders into folders; `torch_backend` and `fake` implement it."""
+
+    def locate(self, name: str) -> Base:
+        """Finds, fetches or converts the model called `name`."""
+        ...
+
+    def shape(self, folder: Path) -> Shape:
+        """Size and kind of the model in a folder, without loading its weights."""
+        ...
+
+    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None) -> Policy:
+        """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
+        ...
+
+    def blend(self, checkpoint: Checkpoint, alpha: float, to: Path) -> None:
+        """Writes start + alpha x (checkpoint - start), in the checkpoint's own format."""
+        ...
+
+    def whole(self, checkpoint: Checkpoint, to: Path) -> None:
+        """Writes full weights with tokenizer; an adapter is merged."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What probes and feeds get: a model that scores and generates."""
+
+    learner: Learner
+    sampler: Sampler

@@ -1,0 +1,230 @@
+"""The learner on torch: lays datums out in packed micro-batches, runs them, accumulates one normalised gradient.
+
+Denominators are counted over the whole batch before the first backward pass, so the result does not depend on how
+the batch was cut. The only file with a backward pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from temper.data.datum import Datum
+from temper.losses import LOSSES, Objective, TokenView
+from temper.model import attention, lora, store
+from temper.model.head import target_logprobs
+from temper.model.protocol import Checkpoint, Floats, StepMetrics, TrainSpec
+
+MICRO_TOKENS = 1024
+"""Tokens per forward pass; a batch of more is accumulated."""
+
+
+class TorchLearner:
+    """Trains what requires a gradient in a model that is already on its device: all weights, or an attached adapter."""
+
+    def __init__(self, model: PreTrainedModel, base: Path, spec: TrainSpec) -> None:
+        self.model = model
+        self.step = 0
+        self._base = base
+        self._spec = spec
+        self._trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._fresh = {n: p.detach().clone() for n, p in self._trainable.items()} if spec.rank else {}
+        self._optimizer = self._new_optimizer()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def forward_backward(self, datums: Sequence[Datum], objective: Objective) -> StepMetrics:
+        """Adds the gradient of the objective, averaged over the whole batch."""
+        counts = {term.loss: _denominator(datums, term.loss) for term in objective}
+        loss, nll, seen = 0.0, defaultdict[str, float](float), defaultdict[str, int](int)
+        for part in _micro_batches(datums, MICRO_TOKENS):
+            logp, picked = self._target_logprobs(part)
+            total = logp.new_zeros(())
+            for term in objective:
+                if counts[term.loss]:
+                    spec = LOSSES[term.loss]
+                    view = _view(part, picked, logp, term.loss, self.device)
+                    total = total + term.scale * spec.function(view, **term.params) / counts[term.loss]
+            total.backward()
+            loss += float(total.detach())
+            values = logp.detach().tolist()
+            offset = 0
+            for datum, targets in zip(part, picked, strict=True):
+                nll[datum.source] -= math.fsum(values[offset : offset + len(targets)])
+                seen[datum.source] += len(targets)
+                offset += len(targets)
+        return StepMetrics(
+            loss=loss,
+            losses={s: nll[s] / seen[s] for s in seen},
+            supervised=sum(seen.values()),
+            supervised_by_source=dict(seen),
+        )
+
+    def optim_step(self, lr: float) -> float:
+        """One update; returns the gradient norm before clipping and clears the gradient."""
+        norm = torch.nn.utils.clip_grad_norm_(list(self._trainable.values()), self._spec.clip)
+        for group in self._moments.param_groups:
+            group["lr"] = lr
+        self._moments.step()
+        self._moments.zero_grad(set_to_none=True)
+        self.step += 1
+        return float(norm)
+
+    @torch.inference_mode()
+    def logprobs(self, datums: Sequence[Datum]) -> list[Floats]:
+        """Log-probability in nats of every target with a weight, in order, per datum; no gradient."""
+        found: dict[int, Floats] = {}
+        at = {id(d): i for i, d in enumerate(datums)}
+        for part in _micro_batches(datums, 2 * MICRO_TOKENS):
+            logp, picked = self._target_logprobs(part)
+            values = iter(logp.tolist())
+            for datum, targets in zip(part, picked, strict=True):
+                found[at[id(datum)]] = tuple(itertools.islice(values, len(targets)))
+        return [found[i] for i in range(len(datums))]
+
+    def save(self, to: Path) -> None:
+        """Weights and optimiser state into the folder `to`, atomically."""
+        with store.new_folder(to) as folder:
+            if self._spec.rank is not None:
+                lora.save(self.model, str(self._base), folder)
+            else:
+                self.model.save_pretrained(folder)
+            moments = self._moments.state
+            state = {n: moments[p] for n, p in self._trainable.items() if p in moments}
+            store.write_optimizer(folder, self.step, state)
+
+    def load(self, start: Checkpoint, *, resume: bool = False) -> None:
+        """Replaces the weights; `resume` restores step and optimiser state as well."""
+        with torch.no_grad():
+            if start.adapter:
+                lora.load_weights(self.model, start.path)
+            elif self._spec.rank is not None:
+                for name, parameter in self._trainable.items():
+                    parameter.copy_(self._fresh[name])
+            else:
+                store.load_full_weights(self.model, start.path)
+        self._optimizer = self._new_optimizer()
+        self.step = 0
+        if resume:
+            self.step, state = store.read_optimizer(start.path)
+            for name, values in state.items():
+                self._moments.state[self._trainable[name]] = values
+
+    def _new_optimizer(self) -> torch.optim.AdamW | None:
+        """None where nothing trains: a policy that only answers."""
+        o = self._spec
+        parameters = list(self._trainable.values())
+        if not parameters:
+            return None
+        return torch.optim.AdamW(parameters, lr=0.0, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True)
+
+    @property
+    def _moments(self) -> torch.optim.AdamW:
+        assert self._optimizer is not None, "this policy was opened to answer, not to learn"
+        return self._optimizer
+
+    def _clusters(self, datums: Sequence[Datum], inputs: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Which sequences are computed from a common root: groups with a like beginning, else whatever begins alike."""
+        if not attention.shares_prefixes(self.model):
+            return []
+        grouped = _grouped(datums)
+        if not grouped:
+            return attention.alike(inputs)
+        return [c for c in grouped if all(len(inputs[n]) > 1 for n in c) and len({inputs[n][0] for n in c}) == 1]
+
+    def _target_logprobs(self, datums: Sequence[Datum]) -> tuple[Tensor, list[list[int]]]:
+        """Log-probabilities at the supervised targets, flattened; and which targets those are, per datum."""
+        picked = [_targets(d) for d in datums]
+        inputs = [d.tokens[:-1] for d in datums]
+        layout = attention.pack(inputs, self.device, clusters=self._clusters(datums, inputs))
+        at = [layout.index(n, t) for n, targets in enumerate(picked) for t in targets]
+        wanted = [d.tokens[t + 1] for d, targets in zip(datums, picked, strict=True) for t in targets]
+        body = self.model.base_model
+        out = body(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
+        hidden = out.last_hidden_state[0].index_select(0, torch.tensor(at, device=self.device))
+        head = self.model.get_output_embeddings()
+        return target_logprobs(hidden, head.weight, torch.tensor(wanted, device=self.device)), picked  # pyright: ignore
+
+
+def _grouped(datums: Sequence[Datum]) -> list[list[int]]:
+    """Numbers of the datums of each group with more than one of them in the batch."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number, datum in enumerate(datums):
+        if datum.group >= 0:
+            groups[datum.group].append(number)
+    return [numbers for numbers in groups.values() if len(numbers) > 1]
+
+
+def _targets(datum: Datum) -> list[int]:
+    """Indices of the targets that any term looks at."""
+    return [t for t, ws in enumerate(zip(*datum.weights.values(), strict=True)) if any(ws)]
+
+
+def _denominator(datums: Sequence[Datum], term: str) -> int:
+    """What the term's sum is divided by: tokens, sequences or groups with a weight, over the whole batch."""
+    weighted = [(i, d) for i, d in enumerate(datums) if any(d.weights.get(term, ()))]
+    match LOSSES[term].per:
+        case "token":
+            return sum(sum(w != 0 for w in d.weights[term]) for _, d in weighted)
+        case "sequence":
+            return len(weighted)
+        case "group":
+            return len({d.group if d.group >= 0 else ("alone", i) for i, d in weighted})
+
+
+def _micro_batches(datums: Sequence[Datum], limit: int) -> Iterator[list[Datum]]:
+    """Sequences of like length together, at most `limit` tokens at a time; groups stay whole."""
+    units: dict[object, list[Datum]] = defaultdict(list)
+    for i, datum in enumerate(datums):
+        units[datum.group if datum.group >= 0 else ("alone", i)].append(datum)
+    ordered = sorted(units.values(), key=lambda unit: max(len(d.tokens) for d in unit), reverse=True)
+    part: list[Datum] = []
+    for unit in ordered:
+        if part and sum(len(d.tokens) for d in part) + sum(len(d.tokens) for d in unit) > limit:
+            yield part
+            part = []
+        part.extend(unit)
+    if part:
+        yield part
+
+
+def _view(
+    datums: Sequence[Datum], picked: Sequence[Sequence[int]], logp: Tensor, term: str, device: torch.device
+) -> TokenView:
+    """The supervised targets of a micro-batch as a loss sees them."""
+
+    def stream(values: Mapping[str, tuple[float, ...]], name: str, targets: Sequence[int]) -> list[float]:
+        found = values.get(name)
+        return [found[t] for t in targets] if found else [0.0] * len(targets)
+
+    def flat(rows: list[list[float]]) -> Tensor:
+        return torch.tensor([v for row in rows for v in row], device=device, dtype=torch.float32)
+
+    pairs = list(zip(datums, picked, strict=True))
+    names = {name for d in datums for name in d.side}
+    counts = torch.tensor([len(t) for t in picked], device=device)
+    groups = [d.group if d.group >= 0 else -1 - i for i, d in enumerate(datums)]
+    index = {g: i for i, g in enumerate(dict.fromkeys(groups))}
+    return TokenView(
+        logp=logp,
+        weight=flat([stream(d.weights, term, t) for d, t in pairs]),
+        side={name: flat([stream(d.side, name, t) for d, t in pairs]) for name in names},
+        sequence=torch.repeat_interleave(torch.arange(len(datums), device=device), counts),
+        group=torch.repeat_interleave(torch.tensor([index[g] for g in groups], device=device), counts),
+        segment_sum=_segment_sum,
+        xp=torch,
+    )
+
+
+def _segment_sum(values: Tensor, ids: Tensor) -> Tensor:
+    return values.new_zeros(int(ids.max()) + 1).index_add(0, ids, values)

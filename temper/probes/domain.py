@@ -1,0 +1,177 @@
+"""Domain probes: the user's own held-out rows, answered and compared with their references.
+
+The metric follows from the rows: `reply-choice` when they list options, `json` when every reference is a JSON object,
+`exact` otherwise. The same function makes general probes of a user's own rows (other role and axis).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from temper.errors import DataError
+from temper.probes.base import Item, Outcome, Probe, ProbeSpec, half, prompt_of, reply_target
+from temper.probes.generate import replies
+
+if TYPE_CHECKING:
+    from temper.data.render import Renderer
+    from temper.data.rows import Row
+    from temper.events import Role
+    from temper.model.protocol import Policy
+
+QUICK_ITEMS = 48
+HEADROOM = 1.25
+SHORTEST = 8
+
+
+def domain_probe(
+    name: str,
+    rows: Sequence[Row],
+    renderer: Renderer,
+    *,
+    role: Role = "domain",
+    axis: str = "domain",
+    quick: int = QUICK_ITEMS,
+) -> Probe:
+    """The probe that a file of rows stands for; replies may be a quarter longer than the longest reference."""
+    items = tuple({item["id"]: item for item in (_item(row) for row in rows)}.values())
+    for side in ("selection", "test"):
+        if not any(half(i["id"]) == side for i in items):
+            raise DataError(
+                f"{name}: {len(items)} different rows leave the {side} half empty; expected at least 16 rows, 100 or"
+                " more to see small differences; add rows to the file"
+            )
+    longest = max(reply_target(renderer, i, i["reference"], end=True).supervised for i in items)
+    spec = ProbeSpec(
+        name=name, axis=axis, kind=_kind(items), source=name, role=role, quick=quick,
+        max_new_tokens=max(SHORTEST, math.ceil(longest * HEADROOM)),
+    )  # fmt: skip
+    return Probe(spec=spec, items=items)
+
+
+def exact(policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Sequence[Item]) -> tuple[Outcome, ...]:
+    """1 where the reply is the reference, blanks aside; JSON is compared by value."""
+    return _generated(policy, renderer, spec, items, parts=False)
+
+
+def json_object(policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Sequence[Item]) -> tuple[Outcome, ...]:
+    """1 where the reply parses to the reference's value; beside it, validity and the F1 of its fields."""
+    return _generated(policy, renderer, spec, items, parts=True)
+
+
+def matches(reply: str, reference: str) -> bool:
+    """Whether two answers say the same: equal JSON values, or else equal text up to blanks."""
+    left, right = parse(reply), parse(reference)
+    if left is not UNPARSABLE and right is not UNPARSABLE:
+        return same(left, right)
+    return reply.split() == reference.split()
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equality of JSON values: 21 equals 21.0, but 1 does not equal true."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
+    return isinstance(left, bool) == isinstance(right, bool) and left == right
+
+
+def field_f1(reply: Any, reference: Any) -> float:
+    """Harmonic mean of precision and recall over the leaves of two JSON values, each leaf with its path."""
+    found, wanted = set(_leaves(reply)), set(_leaves(reference))
+    shared = len(found & wanted)
+    return 2 * shared / (len(found) + len(wanted))
+
+
+class _Unparsable:
+    """The type of `UNPARSABLE`: None would be the JSON value null."""
+
+
+UNPARSABLE = _Unparsable()
+
+
+def parse(text: str) -> Any:
+    """The JSON value of a text, or `UNPARSABLE`; NaN and Infinity are not JSON."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return UNPARSABLE
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _generated(
+    policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Sequence[Item], *, parts: bool
+) -> tuple[Outcome, ...]:
+    outcomes: list[Outcome] = []
+    for item, reply in zip(items, replies(policy, renderer, items, max_new_tokens=spec.max_new_tokens), strict=True):
+        right = float(matches(reply, item["reference"]))
+        outcomes.append(
+            Outcome(
+                id=item["id"], value=right, hard=right, parts=_parts(reply, item["reference"]) if parts else {},
+                prompt=prompt_of(item), reference=item["reference"], reply=reply,
+            )
+        )  # fmt: skip
+    return tuple(outcomes)
+
+
+def _parts(reply: str, reference: str) -> dict[str, float]:
+    value = parse(reply)
+    if not isinstance(value, dict):
+        return {"validity": 0.0, "field_f1": 0.0}
+    return {"validity": 1.0, "field_f1": field_f1(value, parse(reference))}
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}/{name}")
+    elif isinstance(value, list) and value:
+        for place, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}/{place}")
+    else:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        yield f"{path}={json.dumps(whole)}"
+
+
+def _kind(items: Sequence[Item]) -> str:
+    if all("options" in i for i in items):
+        return "reply-choice"
+    parsed = [parse(i["reference"]) for i in items]
+    return "json" if all(isinstance(p, dict) for p in parsed) else "exact"
+
+
+def _item(row: Row) -> Item:
+    turns = [{"role": m.role, "content": m.content} for m in row.messages]
+    answered = bool(turns) and turns[-1]["role"] == "assistant"
+    reference = turns.pop()["content"] if answered else row.reference
+    if not turns or not reference:
+        raise DataError(
+            f"{row.origin}: found no {'answer' if turns else 'question'}; expected a row of the exam to ask something"
+            " and to have its right answer; complete the row or remove it"
+        )
+    item: dict[str, Any] = {"id": row.id, "messages": turns, "reference": reference}
+    if "options" in row.fields:
+        item |= _options(row, reference)
+    return item
+
+
+def _options(row: Row, reference: str) -> dict[str, Any]:
+    """Options and the place of the right one, which `answer` gives as text, letter or number from 0."""
+    options, answer = row.fields["options"], row.fields.get("answer", reference)
+    if isinstance(options, list) and len(options) >= 2:
+        options = [str(o) for o in options]
+        if str(answer) in options:
+            return {"options": options, "gold": options.index(str(answer))}
+        if isinstance(answer, str) and len(answer) == 1 and 0 <= ord(answer.upper()) - ord("A") < len(options):
+            return {"options": options, "gold": ord(answer.upper()) - ord("A")}
+        if isinstance(answer, int) and 0 <= answer < len(options):
+            return {"options": options, "gold": answer}
+    raise DataError(
+        f"{row.origin}: found options {options!r} with the answer {answer!r}; expected at least two options and as"
+        " answer one of them, its letter, or its number from 0; correct the row"
+    )

@@ -1,0 +1,200 @@
+"""Format instructions whose fulfilment a program can check, in the manner of IFEval, written for short answers.
+
+Two sets of items are made from the same topics and shipped as files: `formats` asks for a reply and checks it;
+`format_pairs` offers a reply that keeps the instruction and one that breaks it, so that likelihoods with and without
+the instruction tell how much it moves the model: a continuous value, where a reply only passes or fails. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Check = Mapping[str, Any]
+"""A `kind` and its parameters, e.g. {"kind": "bullets", "n": 2}."""
+TASKS = ("Tell me something about {}.", "Describe {} briefly.", "Say something interesting about {}.")
+OPENERS = ("Indeed", "Honestly", "Yes", "Today")
+CLOSERS = ("That is all.", "Now you know.", "Hope this helps!")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """Something to write about, with two sentences that are true of it; only the second has a comma."""
+
+    topic: str
+    title: str
+    first: str
+    second: str
+
+
+def check(reply: str, checks: Sequence[Check]) -> float:
+    """Share of the checks that the reply passes."""
+    results = passed(reply, checks)
+    return sum(results) / len(results)
+
+
+def passed(reply: str, checks: Sequence[Check]) -> list[bool]:
+    """Which checks the reply passes; an empty reply passes none."""
+    text = reply.strip()
+    return [bool(text) and CHECKS[c["kind"]](text, c) for c in checks]
+
+
+def describe(checks: Sequence[Check]) -> str:
+    """The instructions of the checks, as the prompt states them."""
+    return " ".join(INSTRUCTIONS[c["kind"]].format(**c) for c in checks)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, without punctuation."""
+    return re.findall(r"[^\W_]+(?:['\u2019-][^\W_]+)*", text)
+
+
+def format_items(topics: Sequence[Topic]) -> Iterator[dict[str, Any]]:
+    """Items of the `formats` probe: every topic with every kind of check, and with some pairs of checks."""
+    for number, topic in enumerate(topics):
+        single = _checks(topic, number)
+        for place, one in enumerate(single):
+            yield _format_item(topic, number + place, [one])
+        kinds = {c["kind"]: c for c in single}
+        for place, pair in enumerate((("lowercase", "no_commas"), ("uppercase", "max_words"), ("title", "keyword"))):
+            yield _format_item(topic, number + place, [kinds[k] for k in pair])
+
+
+def pair_items(topics: Sequence[Topic]) -> Iterator[dict[str, Any]]:
+    """Items of the `format-pairs` probe: a reply that keeps the instruction, then one that breaks it."""
+    for number, topic in enumerate(topics):
+        for place, one in enumerate(_checks(topic, number)):
+            spec = {**one, **_told_apart(topic, one["kind"])}
+            item = _format_item(topic, number + place, [spec])
+            plain = _task(topic, number + place)
+            yield {**item, "plain": plain, "options": list(_pair(topic, spec)), "gold": 0}
+
+
+def _format_item(topic: Topic, number: int, checks: list[Check]) -> dict[str, Any]:
+    name = "+".join(c["kind"] for c in checks)
+    prompt = f"{_task(topic, number)} {describe(checks)}"
+    return {"id": f"{name}/{topic.topic.replace(' ', '-')}", "prompt": prompt, "checks": checks}
+
+
+def _task(topic: Topic, number: int) -> str:
+    return TASKS[number % len(TASKS)].format(topic.topic)
+
+
+def _checks(topic: Topic, number: int) -> list[Check]:
+    """One check of every kind, with parameters that fit the topic."""
+    return [
+        {"kind": "lowercase"},
+        {"kind": "uppercase"},
+        {"kind": "words", "n": 3 + number % 4},
+        {"kind": "max_words", "n": 8 + number % 4},
+        {"kind": "one_sentence"},
+        {"kind": "starts_with", "word": OPENERS[number % len(OPENERS)]},
+        {"kind": "ends_with", "phrase": CLOSERS[number % len(CLOSERS)]},
+        {"kind": "no_commas"},
+        {"kind": "bullets", "n": 2},
+        {"kind": "keyword", "word": _only_in(topic.first, topic.second)},
+        {"kind": "without", "word": "the"},
+        {"kind": "quoted"},
+        {"kind": "json", "key": "fact"},
+        {"kind": "title"},
+        {"kind": "postscript"},
+        {"kind": "highlight"},
+    ]
+
+
+def _told_apart(topic: Topic, kind: str) -> dict[str, Any]:
+    """Parameters that the topic's first sentence fulfils and its second, or both together, does not."""
+    if kind == "words":
+        return {"n": len(words(topic.first))}
+    if kind == "max_words":
+        return {"n": len(words(topic.first)) + 1}
+    if kind == "without":
+        return {"word": _only_in(topic.second, topic.first)}
+    return {}
+
+
+def _only_in(here: str, elsewhere: str) -> str:
+    """The longest word of one text that the other does not have, the first of equals."""
+    known = {w.lower() for w in words(elsewhere)}
+    return max((w.lower() for w in words(here) if w.lower() not in known), key=len)
+
+
+def _pair(topic: Topic, spec: Check) -> tuple[str, str]:
+    first, second, both = topic.first, topic.second, f"{topic.first} {topic.second}"
+    pairs: Mapping[str, Callable[[], tuple[str, str]]] = {
+        "lowercase": lambda: (first.lower(), first),
+        "uppercase": lambda: (first.upper(), first),
+        "words": lambda: (first, both),
+        "max_words": lambda: (first, both),
+        "one_sentence": lambda: (first, both),
+        "starts_with": lambda: (f"{spec['word']}: {first}", f"Well: {first}"),
+        "ends_with": lambda: (f"{first} {spec['phrase']}", both),
+        "no_commas": lambda: (first, second),
+        "bullets": lambda: (f"* {first}\n* {second}", f"{first}\n{second}"),
+        "keyword": lambda: (first, second),
+        "without": lambda: (first, second),
+        "quoted": lambda: (f'"{first}"', first),
+        "json": lambda: (json.dumps({spec["key"]: first}), first),
+        "title": lambda: (f"<<{topic.title}>>\n{first}", f"{topic.title}\n{first}"),
+        "postscript": lambda: (f"{first}\nP.S. {second}", f"{first}\n{second}"),
+        "highlight": lambda: (first.replace(words(first)[-1], f"*{words(first)[-1]}*"), first),
+    }
+    return pairs[spec["kind"]]()
+
+
+def _json_with_key(text: str, key: str) -> bool:
+    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
+    try:
+        value = json.loads(fenced.group(1) if fenced else text)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(value, dict) and key in value
+
+
+def _one_sentence(text: str) -> bool:
+    return bool(re.search(r"[.!?][\"')]*$", text)) and len(re.split(r"(?<=[.!?])[\"')]*\s+|\n", text)) == 1
+
+
+def _has_word(text: str, word: str) -> bool:
+    return word.lower() in {w.lower() for w in words(text)}
+
+
+INSTRUCTIONS: Mapping[str, str] = {
+    "lowercase": "Write everything in lower case, without any capital letter.",
+    "uppercase": "WRITE EVERYTHING IN CAPITAL LETTERS.",
+    "words": "Use exactly {n} words.",
+    "max_words": "Use at most {n} words.",
+    "one_sentence": "Answer with exactly one sentence.",
+    "starts_with": 'Begin with the word "{word}".',
+    "ends_with": 'End with the phrase "{phrase}"',
+    "no_commas": "Do not use any commas.",
+    "bullets": 'Answer with exactly {n} short bullet points, each starting with "* ".',
+    "keyword": 'Use the word "{word}".',
+    "without": 'Do not use the word "{word}".',
+    "quoted": "Put the whole answer in double quotation marks.",
+    "json": 'Answer with one short JSON object that has the key "{key}", and nothing else.',
+    "title": "Begin with a title in double angular brackets, like <<title>>.",
+    "postscript": 'End with a short postscript that starts with "P.S."',
+    "highlight": "Highlight one word with asterisks, like *this*.",
+}
+CHECKS: Mapping[str, Callable[[str, Check], bool]] = {
+    "lowercase": lambda t, c: t == t.lower() and t != t.upper(),
+    "uppercase": lambda t, c: t == t.upper() and t != t.lower(),
+    "words": lambda t, c: len(words(t)) == c["n"],
+    "max_words": lambda t, c: 1 <= len(words(t)) <= c["n"],
+    "one_sentence": lambda t, c: _one_sentence(t),
+    "starts_with": lambda t, c: (words(t) or [""])[0].lower() == c["word"].lower(),
+    "ends_with": lambda t, c: t.lower().endswith(c["phrase"].lower()),
+    "no_commas": lambda t, c: "," not in t,
+    "bullets": lambda t, c: len(re.findall(r"^\s*[*-] +\S", t, flags=re.MULTILINE)) == c["n"],
+    "keyword": lambda t, c: _has_word(t, c["word"]),
+    "without": lambda t, c: not _has_word(t, c["word"]),
+    "quoted": lambda t, c: len(t) > 2 and t[0] == t[-1] == '"',
+    "json": lambda t, c: _json_with_key(t, c["key"]),
+    "title": lambda t, c: re.search(r"<<[^\n<>]+>>", t) is not None,
+    "postscript": lambda t, c: re.search(r"(?:^|\s)P\.\s?S\.?[\s:]*\w", t) is not None,
+    "highlight": lambda t, c: re.search(r"(?<!\*)\*[^\s*](?:[^\n*]*[^\s*])?\*(?!\*)", t) is not None,
+}

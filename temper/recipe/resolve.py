@@ -1,0 +1,337 @@
+"""Resolve: every value a stage leaves open is filled from the calibration table, with its rule and its evidence.
+
+A pure function of the recipe and of facts that others have measured; it reads no data and no model. A further technique
+gets its own function here, beside `_sft`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from temper import registry
+from temper.calibrate import rules
+from temper.calibrate.rules import Ruled, SFTTable
+from temper.errors import RecipeError
+from temper.events import Setting
+from temper.recipe.facts import Facts
+from temper.recipe.schema import SFT, DataFile, Recipe
+from temper.recipe.sheet import Sheet, print_path, print_share, print_value
+
+FEW_STEPS = 10
+"""Below this a run is said to be too short to learn from."""
+FEW_EXAM_ROWS = 100
+"""Below this the width of the domain score's interval is pointed out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedSFT:
+    """A supervised fine-tuning stage with nothing left open."""
+
+    id: str
+    """Name of the stage in events and folders, e.g. `01-sft`."""
+    technique: Literal["sft"] = "sft"
+    data: tuple[DataFile, ...]
+    replay_share: float
+    """Part of the supervised tokens of every step that is general; 0 for none."""
+    replay_from: Mapping[str, float]
+    """Category -> part of the replay; sums to 1, empty without replay."""
+    adapter: Literal["lora", "full"]
+    rank: int | None
+    """None for full fine-tuning, as is alpha."""
+    alpha: float | None
+    lr: float
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: int
+    steps: int
+    epochs: float
+    """Passes over the domain rows that the steps make."""
+    batch_tokens: int
+    """Supervised tokens per step, replay included."""
+    weight_decay: float
+    clip: float
+    betas: tuple[float, float]
+    max_length: int
+    train_on: Literal["all", "last"]
+    guard: Literal["stop", "warn", "off"]
+    choose: Literal["best", "last"]
+    checkpoints: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A recipe with nothing left open."""
+
+    recipe: Recipe
+    stages: tuple[ResolvedSFT, ...]
+    settings: tuple[Setting, ...]
+    """Every value of the recipe, with who decided it, how and why."""
+    notices: tuple[str, ...]
+    """What the user should know before the run; each begins with the recipe path it is about."""
+
+    @property
+    def recipe_source(self) -> str:
+        """The recipe as the user wrote it."""
+        return self.recipe.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """How much shorter the stages become so that the run keeps its budget."""
+
+    factor: float = 1.0
+    reason: str = ""
+
+
+def resolve(recipe: Recipe, *facts: Facts) -> Resolved:
+    """Fills every open value; one `Facts` per stage, in order."""
+    assert len(facts) == len(recipe.stages), f"{len(facts)} facts for {len(recipe.stages)} stages"
+    table = rules.read_table()
+    stages: list[SFT] = []
+    for index, stage in enumerate(recipe.stages):
+        if not isinstance(stage, SFT):
+            raise RecipeError(
+                f"stages.{index}.technique: found {stage.technique}; expected a technique whose open values temper can "
+                "fill; derive it from temper.recipe.schema.SFT"
+            )
+        stages.append(stage)
+    whole = [_sft(s, f, table.sft, n, Cut())[0] for n, (s, f) in enumerate(zip(stages, facts, strict=True))]
+    cut = _cut(recipe, whole, facts)
+    done = [_sft(s, f, table.sft, n, cut) for n, (s, f) in enumerate(zip(stages, facts, strict=True))]
+    head = _head(recipe, facts)
+    return Resolved(
+        recipe=recipe,
+        stages=tuple(stage for stage, _ in done),
+        settings=tuple(s for sheet in (head, *(sheet for _, sheet in done)) for s in sheet.settings),
+        notices=tuple(n for sheet in (head, *(sheet for _, sheet in done)) for n in sheet.notices),
+    )
+
+
+def step_tokens(stage: ResolvedSFT, facts: Facts) -> float:
+    """Tokens of one step, prompts included, as far as the facts foretell them."""
+    domain = facts.domain_tokens / facts.domain_supervised
+    supervised = sum(facts.available_replay.values())
+    replay = facts.replay_tokens / supervised if facts.replay_tokens is not None and supervised else domain
+    return stage.batch_tokens * ((1 - stage.replay_share) * domain + stage.replay_share * replay)
+
+
+def _cut(recipe: Recipe, stages: list[ResolvedSFT], facts: tuple[Facts, ...]) -> Cut:
+    """How far all stages have to shrink so that the budget holds."""
+    budget = recipe.budget
+    if budget is None:
+        return Cut()
+    tokens = [stage.steps * step_tokens(stage, fact) for stage, fact in zip(stages, facts, strict=True)]
+    cuts = []
+    if budget.tokens is not None:
+        reason = f"budget.tokens {budget.tokens:,} of {sum(tokens):,.0f} wanted"
+        cuts.append(Cut(factor=budget.tokens / sum(tokens), reason=reason))
+    speeds = [fact.tokens_per_second for fact in facts]
+    probing = max(fact.probe_seconds for fact in facts)
+    for key, limit, unit in (("minutes", budget.minutes, 60), ("gpu_hours", budget.gpu_hours, 3600)):
+        if limit is None or not all(speeds):
+            continue
+        left = limit * unit - probing
+        if left <= 0:
+            raise RecipeError(
+                f"budget.{key}: found {limit:g}; expected more than {probing / unit:.2g}, which the probes alone take; "
+                "raise it, or ask a smaller suite under probes.general"
+            )
+        seconds = sum(t / speed for t, speed in zip(tokens, speeds, strict=True) if speed)
+        reason = (
+            f"budget.{key} {limit:g}: training would take {seconds / unit:.3g}, the probes take {probing / unit:.3g}"
+        )
+        cuts.append(Cut(factor=left / seconds, reason=reason))
+    return min((c for c in cuts if c.factor < 1), key=lambda c: c.factor, default=Cut())
+
+
+def _head(recipe: Recipe, facts: tuple[Facts, ...]) -> Sheet:
+    """The settings that belong to no stage."""
+    sheet = Sheet("")
+    base = Path(recipe.base)
+    sheet.put("base", print_path(base, recipe.folder) if base.is_absolute() else recipe.base, "recipe")
+    sheet.put("tolerance", print_share(recipe.tolerance), _origin(recipe, "tolerance"))
+    sheet.put("seed", str(recipe.seed), _origin(recipe, "seed"))
+    for key in ("minutes", "tokens", "gpu_hours"):
+        limit = getattr(recipe.budget, key, None)
+        if limit is not None:
+            sheet.put(f"budget.{key}", print_value(limit), "recipe")
+    for index, probe in enumerate(recipe.probes.domain):
+        where = f"probes.domain.{index}"
+        sheet.put(f"{where}.file", print_path(probe.file, recipe.folder), "recipe")
+        sheet.put(f"{where}.name", probe.label, _origin(probe, "name"))
+        chosen = "json when every reference is a JSON object, exact otherwise" if probe.metric == "auto" else ""
+        sheet.put(f"{where}.metric", probe.metric, _origin(probe, "metric"), chosen)
+        longest = "longest reference and a quarter" if probe.max_new_tokens is None else ""
+        sheet.put(
+            f"{where}.max_new_tokens", print_value(probe.max_new_tokens), _origin(probe, "max_new_tokens"), longest
+        )
+    sheet.put("probes.general", ", ".join(recipe.probes.general), _origin(recipe.probes, "general"))
+    rows = facts[0].exam_rows
+    if rows < FEW_EXAM_ROWS:
+        # Half of the rows choose, half report: 1.96 * sqrt(0.25 / (rows / 2)) at a score of one half.
+        width = 100 * 1.96 * math.sqrt(0.5 / rows) if rows else 100
+        sheet.note("probes.domain", f"{rows} exam rows know the final score to about +-{width:.0f} points; more help")
+    if recipe.budget and (recipe.budget.minutes or recipe.budget.gpu_hours) and not facts[0].tokens_per_second:
+        sheet.note("budget", "the speed is not measured, so no step is cut; the run ends when its time is spent")
+    return sheet
+
+
+def _sft(stage: SFT, facts: Facts, table: SFTTable, index: int, cut: Cut) -> tuple[ResolvedSFT, Sheet]:
+    sheet = Sheet(f"stages.{index}.")
+    sheet.put("technique", stage.technique, "recipe")
+    sheet.put("data", ", ".join(source.file.name for source in stage.data), "recipe")
+    share, weights = _replay(stage, facts, table, sheet)
+    batch = sheet.take(
+        "batch_tokens",
+        stage.batch_tokens,
+        rules.batch_tokens(table, rows=facts.train_rows, supervised=facts.domain_supervised),
+    )
+    steps, epochs = _length(stage, facts, table, sheet, share, batch, cut)
+    _note_scarce_replay(facts, table, sheet, steps * batch * share, weights)
+    adapter = sheet.take("adapter", stage.adapter, rules.pick(table.adapter))
+    rank = alpha = None
+    if adapter == "lora":
+        rank = sheet.take("rank", stage.rank, rules.pick(table.rank))
+        alpha = sheet.take("alpha", stage.alpha, rules.pick(table.alpha))
+    lr = _lr(stage, table, sheet, adapter, alpha, steps)
+    warmup = stage.warmup if stage.warmup is not None else rules.pick(table.warmup).value
+    warmup_steps = min(steps, math.ceil(round(warmup * steps, 6)))
+    sheet.take(
+        "warmup", stage.warmup, rules.pick(table.warmup), f"{print_share(warmup)}: {warmup_steps} of {steps} steps"
+    )
+    resolved = ResolvedSFT(
+        id=f"{index + 1:02d}-sft",
+        data=stage.data,
+        replay_share=share,
+        replay_from=weights,
+        adapter=adapter,
+        rank=rank,
+        alpha=alpha,
+        lr=lr,
+        schedule=sheet.take("schedule", stage.schedule, rules.pick(table.schedule)),
+        warmup_steps=warmup_steps,
+        steps=steps,
+        epochs=epochs,
+        batch_tokens=batch,
+        weight_decay=sheet.take("weight_decay", stage.weight_decay, rules.pick(table.weight_decay)),
+        clip=sheet.take("clip", stage.clip, rules.pick(table.clip)),
+        betas=tuple(sheet.take("betas", stage.betas, rules.pick(table.betas))),
+        max_length=_max_length(stage, facts, table, sheet),
+        train_on=sheet.take(
+            "train_on", _said(stage, "train_on"), _plain(stage.train_on, "every assistant turn is learnt")
+        ),
+        guard=sheet.take(
+            "guard", stage.guard, _plain("stop", "ends the stage once the drop surely exceeds the tolerance")
+        ),
+        choose=sheet.take("choose", stage.choose, _plain("best", "best domain score inside the tolerance")),
+        checkpoints=min(steps, sheet.take("checkpoints", stage.checkpoints, rules.pick(table.checkpoints))),
+    )
+    return resolved, sheet
+
+
+def _replay(stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet) -> tuple[float, Mapping[str, float]]:
+    """Share and weights of the general rows; both empty when there are none."""
+    if stage.replay is None:
+        sheet.put("replay", "none", "recipe")
+        return 0.0, {}
+    available = [name for name, tokens in facts.available_replay.items() if tokens > 0]
+    asked = stage.replay.categories
+    for name in asked or {}:
+        if name not in available:
+            do = f"{registry.hint(name, available)}remove it or correct its name"
+            raise sheet.refuse(f"replay.from.{name}", "no general data for it", f"one of: {', '.join(available)}", do)
+    ruled = rules.pick(table.replay_share)
+    if not available:
+        if stage.replay.share:
+            raise sheet.refuse(
+                "replay.share", print_share(stage.replay.share), "0%, since there are no general data here", "write 0%"
+            )
+        ruled = Ruled(value=0.0, rule="there are no general data here", evidence=ruled.evidence)
+        sheet.note("replay.share", "there are no general data, so nothing is rehearsed; the guard is all that protects")
+    value = stage.replay.share if stage.replay.share is not None else ruled.value
+    share = sheet.take("replay.share", stage.replay.share, ruled, print_share(value))
+    if share == 0:
+        return 0.0, {}
+    picked = rules.replay_categories(table, facts.available_replay)
+    weights = rules.normalised(asked) if asked else picked.value
+    sheet.take("replay.from", asked, picked, ", ".join(f"{name} {print_share(w)}" for name, w in weights.items()))
+    unnamed = [name for name in ("instruction", "safety") if asked and name not in weights]
+    if unnamed:
+        sheet.note("replay.from", f"names no {' and no '.join(unnamed)}, so that is not rehearsed")
+    return share, weights
+
+
+def _length(
+    stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet, share: float, batch: int, cut: Cut
+) -> tuple[int, float]:
+    """Steps and the epochs they make."""
+    ruled = rules.pick(table.epochs, facts.domain_supervised)
+    epochs = stage.epochs if stage.epochs is not None else ruled.value
+    size = {"supervised": facts.domain_supervised, "share": share, "batch": batch}
+    wanted = stage.steps if stage.steps is not None else rules.count_steps(epochs=epochs, **size)
+    steps = min(wanted, max(1, math.floor(round(wanted * cut.factor, 6))))
+    made = rules.count_epochs(steps=steps, **size)
+    if stage.steps is None and steps == wanted:
+        sheet.take("epochs", stage.epochs, ruled)
+    else:
+        sheet.put("epochs", f"{made:.3g}", "rule", f"{steps} steps x {batch} tokens of the domain's", "arithmetic")
+    if steps < wanted:
+        sheet.put("steps", str(steps), "measured", f"cut from {wanted}", cut.reason)
+        sheet.note("steps", f"cut from {wanted} to {steps}: {cut.reason}")
+    elif stage.steps is not None:
+        sheet.put("steps", str(steps), "recipe")
+    else:
+        rule = f"{epochs:g} epochs x {facts.domain_supervised:,} / ({print_share(1 - share)} of {batch})"
+        sheet.put("steps", str(steps), "rule", rule, "arithmetic")
+    if steps < FEW_STEPS:
+        sheet.note("steps", f"only {steps} steps, which is little to learn from; lower batch_tokens or add rows")
+    return steps, made
+
+
+def _lr(stage: SFT, table: SFTTable, sheet: Sheet, adapter: str, alpha: float | None, steps: int) -> float:
+    ruled = rules.learning_rate(table, adapter=adapter, alpha=alpha or rules.REFERENCE_ALPHA, steps=steps)
+    lr = sheet.take("lr", stage.lr, ruled)
+    usual = rules.lr_range(table, adapter)
+    if not usual.low <= lr <= usual.high:
+        effect = "it may erase base abilities" if lr > usual.high else "it may learn next to nothing"
+        sheet.note("lr", f"{lr:g} is outside {usual.low:g} to {usual.high:g}, usual with adapter {adapter}; {effect}")
+    return lr
+
+
+def _max_length(stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet) -> int:
+    context = facts.context_length
+    if context is not None and (stage.max_length or 0) > context:
+        expected = f"at most {context}, all the model can read"
+        raise sheet.refuse("max_length", str(stage.max_length), expected, "lower it or leave it out")
+    ruled = rules.max_length(table, longest=facts.longest_row, context=context)
+    value = sheet.take("max_length", stage.max_length, ruled)
+    if facts.longest_row > value:
+        text = f"the longest row has {facts.longest_row} tokens, more than {value}; shorten or drop it"
+        sheet.note("max_length", text)
+    return value
+
+
+def _note_scarce_replay(
+    facts: Facts, table: SFTTable, sheet: Sheet, needed: float, weights: Mapping[str, float]
+) -> None:
+    most = rules.pick(table.replay_epochs)
+    for name, weight in weights.items():
+        passes = needed * weight / facts.available_replay[name]
+        if passes > most.value:
+            sheet.note(f"replay.from.{name}", f"its rows come {passes:.1f} times; {most.evidence}")
+
+
+def _plain(value: str, rule: str) -> Ruled[str]:
+    return Ruled(value=value, rule=rule, evidence="")
+
+
+def _said(model: Any, key: str) -> Any:
+    return getattr(model, key) if key in model.model_fields_set else None
+
+
+def _origin(model: Any, key: str) -> Literal["recipe", "default"]:
+    return "recipe" if key in model.model_fields_set else "default"

@@ -1,0 +1,300 @@
+"""Schema: the recipe as frozen models; a value left out or `auto` is None (or "auto") until `resolve` fills it.
+
+A further technique is a subclass of `Stage` and one line in `temper.registry.BUILT_IN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from temper import __version__, registry
+from temper.calibrate import rules
+from temper.errors import RecipeError
+from temper.recipe.values import (
+    AUTO_COUNT,
+    AUTO_NUMBER,
+    AutoShare,
+    Context,
+    Count,
+    ExistingFile,
+    Number,
+    Tolerance,
+    as_base,
+    as_file,
+    as_is,
+    as_list,
+    as_suite,
+    or_auto,
+    problem,
+)
+
+CATEGORIES = ("instruction", "reasoning", "knowledge", "code", "safety")
+"""What the built-in general data are divided into."""
+
+
+class Frozen(BaseModel):
+    """Base of every part of a recipe: unknown keys are refused, nothing changes after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataFile(Frozen):
+    """One file of rows."""
+
+    file: ExistingFile
+    """Path, relative to the folder of the recipe."""
+    columns: Mapping[str, str] | None = None
+    """What the columns mean, e.g. `{prompt: question, completion: sql}`; recognised by themselves when left out."""
+
+
+DataFiles = Annotated[
+    tuple[Annotated[DataFile, BeforeValidator(as_file)], ...], BeforeValidator(as_list), Field(min_length=1)
+]
+
+
+class DomainProbe(Frozen):
+    """Held-out rows of the domain, with the metric they are marked by."""
+
+    file: ExistingFile
+    """Path, relative to the folder of the recipe."""
+    name: str = ""
+    """How the report calls it; the file's name when left out."""
+    metric: Literal["auto", "exact", "json", "choice"] = "auto"
+    """`json` when every reference is a JSON object, `exact` otherwise, unless it is said here."""
+    max_new_tokens: Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT] = None
+    """Longest answer; follows from the references when left out."""
+    columns: Mapping[str, str] | None = None
+    """What the columns mean, as for training data."""
+
+    @property
+    def label(self) -> str:
+        """The probe's name in events and report."""
+        return self.name or self.file.name.split(".")[0]
+
+
+class Probes(Frozen):
+    """What is measured: the domain to become good at, the general abilities to keep."""
+
+    domain: Annotated[
+        tuple[Annotated[DomainProbe, BeforeValidator(as_file)], ...], BeforeValidator(as_list), Field(min_length=1)
+    ]
+    general: Annotated[
+        tuple[Annotated[str, BeforeValidator(as_suite)], ...], BeforeValidator(as_list), Field(min_length=1)
+    ] = ("core",)
+    """Built-in suites by name, or files of one's own."""
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Probes:
+        labels = [probe.label for probe in self.domain]
+        for index, label in enumerate(labels):
+            if label in labels[:index]:
+                error = problem(f"a name of its own, {label!r} is taken", "add `name:` to one of the two probes")
+                raise _invalid(self, ("domain", index), error, label)
+        return self
+
+
+class Budget(Frozen):
+    """What a run may cost at most; steps are cut to fit."""
+
+    minutes: Annotated[Number, Field(gt=0)] | None = None
+    """Wall clock of the whole run, probes included."""
+    tokens: Annotated[Count, Field(ge=1)] | None = None
+    """Tokens trained on, prompts and replay included."""
+    gpu_hours: Annotated[Number, Field(gt=0)] | None = None
+    """Hours of one GPU."""
+
+
+class Replay(Frozen):
+    """General rows mixed into every step."""
+
+    share: AutoShare = None
+    """Part of the supervised tokens of every step that is general."""
+    categories: Annotated[Mapping[str, Annotated[Number, Field(ge=0)]] | None, Field(alias="from")] = None
+    """Category -> weight; the weights need not sum to anything."""
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Replay:
+        if self.categories is not None and sum(self.categories.values()) <= 0:
+            error = problem("at least one weight above 0", "leave `from` out to let temper weigh the categories")
+            raise _invalid(self, ("from",), error, dict(self.categories))
+        return self
+
+
+class Stage(Frozen):
+    """One entry of `stages`; each technique adds its own fields."""
+
+    technique: str
+    data: DataFiles
+    """A file of rows, a list of them, or `{file, columns}`."""
+    replay: Replay | None = Replay()
+    """General rows mixed in; null for none."""
+    guard: Literal["auto", "stop", "warn", "off"] = "auto"
+    """What happens when the general drop surely exceeds the tolerance."""
+    choose: Literal["auto", "best", "last"] = "auto"
+    """Which checkpoint the stage hands on."""
+    checkpoints: Annotated[Annotated[int, Field(ge=1, le=100)] | None, AUTO_COUNT] = None
+    """How many points of the run are kept as candidates."""
+
+
+Decay = Annotated[Number, Field(ge=0, lt=1)]
+
+
+class SFT(Stage):
+    """Supervised fine-tuning on prompts and answers."""
+
+    technique: Literal["sft"] = "sft"  # pyright: ignore[reportIncompatibleVariableOverride]
+    adapter: Literal["auto", "lora", "full"] = "auto"
+    lr: Annotated[Annotated[float, Field(gt=0)] | None, AUTO_NUMBER] = None
+    """Peak learning rate."""
+    rank: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, AUTO_COUNT] = None
+    alpha: Annotated[Annotated[float, Field(gt=0)] | None, AUTO_NUMBER] = None
+    """LoRA's scale: the update is alpha / rank x B A."""
+    epochs: Annotated[Annotated[float, Field(gt=0, le=1000)] | None, AUTO_NUMBER] = None
+    """Passes over the domain rows."""
+    steps: Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT] = None
+    """Optimiser steps, instead of `epochs`."""
+    batch_tokens: Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT] = None
+    """Supervised tokens per optimiser step, replay included."""
+    schedule: Literal["auto", "constant", "linear", "cosine"] = "auto"
+    warmup: AutoShare = None
+    """Part of the steps in which the learning rate rises from zero."""
+    weight_decay: Annotated[Annotated[float, Field(ge=0, le=1)] | None, AUTO_NUMBER] = None
+    clip: Annotated[Annotated[float, Field(gt=0)] | None, AUTO_NUMBER] = None
+    """Largest gradient norm."""
+    betas: Annotated[tuple[Decay, Decay] | None, BeforeValidator(or_auto(as_is))] = None
+    """AdamW's two decay rates."""
+    max_length: Annotated[Annotated[int, Field(ge=16)] | None, AUTO_COUNT] = None
+    """Longest row in tokens."""
+    train_on: Literal["all", "last"] = "all"
+    """Which assistant turns of a dialogue are learnt."""
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> SFT:
+        found = [*_lr_errors(self), *_conflicts(self)]
+        if found:
+            details = [InitErrorDetails(type=error, loc=(key,), input=getattr(self, key)) for key, error in found]
+            raise ValidationError.from_exception_data("SFT", details)
+        return self
+
+
+def _lr_errors(stage: SFT) -> list[tuple[str, PydanticCustomError]]:
+    sft = rules.read_table().sft
+    adapter = sft.adapter.value if stage.adapter == "auto" else stage.adapter
+    usual = rules.lr_range(sft, adapter)
+    if stage.lr is None or stage.lr < usual.absurd:
+        return []
+    do = "write one of these, or leave it out and temper chooses"
+    expected = f"{usual.low:g} to {usual.high:g} with adapter {adapter}, surely below {usual.absurd:g}"
+    return [("lr", problem(expected, do))]
+
+
+def _conflicts(stage: SFT) -> list[tuple[str, PydanticCustomError]]:
+    found = []
+    if stage.steps is not None and stage.epochs is not None:
+        found.append(("steps", problem("either steps or epochs", "remove one of the two, it follows from the other")))
+    if stage.steps is None and stage.replay is not None and stage.replay.share == 1:
+        expected = "a number of steps, since a replay share of 100% has no epochs"
+        found.append(("steps", problem(expected, "add `steps: 100`")))
+    if stage.adapter == "full":
+        found.extend(
+            (key, problem("nothing, full fine-tuning has no such setting", "remove it, or write `adapter: lora`"))
+            for key in ("rank", "alpha")
+            if getattr(stage, key) is not None
+        )
+    return found
+
+
+def stage_class(technique: str, folder: Path | None = None) -> type[Stage]:
+    """The model of a technique, built in, installed or the user's own."""
+    found = registry.load("technique", technique, folder=folder)
+    if not (isinstance(found, type) and issubclass(found, Stage)):
+        raise RecipeError(f"technique {technique!r}: {found!r} is not a technique; expected a subclass of Stage")
+    return found
+
+
+def _as_stage(value: Any, info: ValidationInfo) -> Stage:
+    """A stage read by the model that its technique names."""
+    if isinstance(value, Stage):
+        return value
+    known = ", ".join(registry.names("technique"))
+    if not isinstance(value, Mapping):
+        raise problem("a mapping of keys", f"write `technique: sft` and `data: FILE`; techniques: {known}")
+    technique = value.get("technique")
+    if not isinstance(technique, str):
+        error = problem(f"one of: {known}", "add `technique: sft`")
+        raise _invalid("Stage", ("technique",), error, technique)
+    folder = info.context.folder if isinstance(info.context, Context) else None
+    try:
+        model = stage_class(technique, folder)
+    except RecipeError as fault:
+        near = registry.hint(technique, registry.names("technique"))
+        do = f"{near}temper {__version__} has no other technique; one of your own is written ./file.py:Name"
+        error = problem(f"one of: {known}", str(fault) if ":" in technique else do)
+        raise _invalid("Stage", ("technique",), error, technique) from None
+    return model.model_validate(value, context=info.context)
+
+
+def _invalid(
+    model: BaseModel | str, loc: tuple[str | int, ...], error: PydanticCustomError, found: Any
+) -> ValidationError:
+    title = model if isinstance(model, str) else type(model).__name__
+    return ValidationError.from_exception_data(title, [InitErrorDetails(type=error, loc=loc, input=found)])
+
+
+class Recipe(Frozen):
+    """What the user asks for: a base model, what to measure, how much may be lost, and the stages."""
+
+    base: Annotated[str, BeforeValidator(as_base), Field(min_length=1)]
+    """Built-in name, hub id or folder."""
+    probes: Probes
+    tolerance: Tolerance = 0.01
+    """Largest general drop accepted, at 95 % confidence."""
+    budget: Budget | None = None
+    seed: Annotated[Count, Field(ge=0)] = 0
+    stages: Annotated[tuple[SerializeAsAny[Annotated[Stage, PlainValidator(_as_stage)]], ...], Field(min_length=1)]
+
+    _context: Context | None = PrivateAttr(default=None)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Remembers the file the recipe was read from."""
+        if isinstance(context, Context):
+            self._context = context
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the recipe file; the current one for a recipe built in Python."""
+        return self._context.folder if self._context else Path.cwd()
+
+    @property
+    def text(self) -> str:
+        """The recipe as YAML, as the user wrote it where it was read from a file."""
+        if self._context:
+            return self._context.text
+        import yaml
+
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_unset=True, by_alias=True), sort_keys=False)
+
+    @model_validator(mode="after")
+    def _exam_is_held_out(self) -> Recipe:
+        exams = {probe.file for probe in self.probes.domain}
+        for index, stage in enumerate(self.stages):
+            for number, source in enumerate(stage.data):
+                if source.file in exams:
+                    error = problem("rows that no domain probe asks", "hold rows back for the exam; `temper init` does")
+                    raise _invalid(self, ("stages", index, "data", number, "file"), error, str(source.file))
+        return self

@@ -1,0 +1,228 @@
+"""The fold: base measured, stages run one after the other, the result measured once on the test split."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import temper
+from temper.budget import Budget, Ledger
+from temper.data import fetch
+from temper.data.datum import count_supervised, count_tokens
+from temper.events import Choice, DataUsed, Event, Noticed, RunFinished, RunStarted, RunVerdict, StageStarted, Step
+from temper.model.protocol import Backend, Checkpoint
+from temper.probes import suites
+from temper.probes.base import Where
+from temper.recipe.resolve import ResolvedSFT
+from temper.recipe.schema import Recipe
+from temper.run.context import Context, Listener, Progress, Start, mean_score
+from temper.run.folder import RunFolder, locked
+from temper.run.prepare import Prepared, prepare, train_spec
+from temper.run.selection import Judge
+from temper.run.stage import StageRun
+from temper.techniques.inventory import shares
+
+BYTES_PER_WEIGHT = 4
+SLACK = 100_000_000
+LINES = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a run ended."""
+
+    folder: RunFolder
+    verdict: RunVerdict
+    choice: Choice
+    already: bool = False
+    """True when the run had been finished before and nothing was done."""
+
+
+def run(recipe: Recipe, out: Path, backend: Backend, *, listen: Listener, progress: Progress) -> RunResult:
+    """Runs a recipe in the folder `out`, or continues or reports what is already there.
+
+    Raises:
+        TemperError: wrong input, a folder in use, no space; nothing is lost, the same command continues.
+    """
+    folder = RunFolder(root=out)
+    with locked(out):
+        prepared = prepare(recipe, backend, progress, speed=_known_speed(folder))
+        resumed = folder.claim(run_key(prepared), recipe.text)
+        done = folder.finished()
+        if done is not None:
+            choice = next(e for e in reversed(folder.events()) if isinstance(e, Choice))
+            return RunResult(folder=folder, verdict=done.verdict, choice=choice, already=True)
+        _require_space(prepared, out)
+        return _fold(prepared, folder, backend, resumed, listen, progress)
+
+
+def run_key(prepared: Prepared) -> dict[str, object]:
+    """What makes two runs the same: base, rows, values, probes and code."""
+    data = [[[r.name, r.fingerprint] for r in (*i.domain, *i.general)] for i in prepared.inventories]
+    stages = [{k: v for k, v in asdict(s).items() if k != "data"} for s in prepared.resolved.stages]
+    probes = [[p.spec.name, p.spec.kind, _digest([dict(i) for i in p.items])] for p in prepared.domain]
+    speed = prepared.facts[0].tokens_per_second
+    return {
+        "base": prepared.base.sha256, "data": data, "stages": stages, "domain probes": probes,
+        "suite": [asdict(s) for s in prepared.suite], "tolerance": prepared.recipe.tolerance, "seed": prepared.recipe.seed,
+        "version": temper.__version__, "tokens_per_second": speed,
+    }  # fmt: skip
+
+
+def _fold(
+    prepared: Prepared, folder: RunFolder, backend: Backend, resumed: bool, listen: Listener, progress: Progress
+) -> RunResult:
+    recipe, base = prepared.recipe, prepared.base
+    past = folder.events() if resumed else []
+    cache = fetch.cache_dir() / "probes" / base.sha256[:16]
+    policy = backend.open(base.checkpoint)
+    general = suites.prepare(policy, prepared.renderer, prepared.suite, cache=cache, progress=progress)
+    context = Context(
+        folder=folder, backend=backend, renderer=prepared.renderer, general=general, domain=prepared.domain,
+        tolerance=recipe.tolerance, base_cache=cache, listen=listen, progress=progress,
+    )  # fmt: skip
+    if not past:
+        context.log(_started(prepared))
+        for notice in (*prepared.resolved.notices, *([prepared.renderer.notice] if prepared.renderer.notice else [])):
+            where, _, text = notice.partition(": ")
+            context.log(Noticed(where=where, text=text))
+        for finding in (f for i in prepared.inventories for f in i.findings):
+            context.log(
+                Noticed(where=finding.where, text=f"[{finding.code}] {finding.what}; {finding.why}; {finding.fix}")
+            )
+    at_base = Where(checkpoint=base.checkpoint.id)
+    base_full = context.measure(policy, general, split="selection", where=at_base)
+    base_quick = context.measure(policy, general, split="quick", where=at_base)
+    domain = mean_score(context.measure(policy, prepared.domain, split="selection", where=at_base))
+    del policy
+    start = Start(checkpoint=base.checkpoint, domain=domain)
+    result = base.checkpoint
+    ledger = _ledger(prepared, folder, past)
+    choices: list[Choice] = []
+    for index, stage in enumerate(prepared.resolved.stages):
+        choice = _done(past, stage.id)
+        if choice is None:
+            _announce(context, prepared, index, start.checkpoint.id, past)
+            trained = backend.open(start.checkpoint, train_spec(stage))
+            judge = Judge(
+                context=context, stage=stage.id, start=start, policy=trained, adapter=stage.adapter == "lora",
+                base_quick=base_quick, base_full=base_full,
+            )  # fmt: skip
+            work = StageRun(
+                context=context, stage=stage, plan=prepared.plan(index), start=start, policy=trained, judge=judge,
+                ledger=ledger, past=past,
+            )  # fmt: skip
+            choice = work.run()
+            ledger = work.ledger
+            del trained, judge, work
+        choices.append(choice)
+        result = _result(context, stage, choice, start)
+        if result is not start.checkpoint and index + 1 < len(prepared.resolved.stages):
+            start = _start_of_next(context, stage, result)
+    _read_test_split(context, base.checkpoint, prepared.resolved.stages[-1].id, result)
+    verdict: RunVerdict = "improved" if any(c.verdict == "improved" for c in choices) else choices[-1].verdict
+    tokens = sum(e.tokens for e in folder.events() if isinstance(e, Step))
+    context.log(RunFinished(verdict=verdict, tokens=tokens, seconds=folder.seconds()))
+    return RunResult(folder=folder, verdict=verdict, choice=choices[-1])
+
+
+def _started(prepared: Prepared) -> RunStarted:
+    facts = prepared.facts[0]
+    return RunStarted(
+        base=prepared.base.name, lineage=prepared.base.lineage, recipe=prepared.recipe.text,
+        settings=prepared.resolved.settings, tolerance=prepared.recipe.tolerance, version=temper.__version__,
+        seed=prepared.recipe.seed, machine=f"{platform.system()} {platform.machine()}, {facts.cores} cores, {facts.device}",
+    )  # fmt: skip
+
+
+def _announce(context: Context, prepared: Prepared, index: int, parent: str, past: Sequence[Event]) -> None:
+    """Logs what the stage is and what it mixes, once."""
+    stage, inventory = prepared.resolved.stages[index], prepared.inventories[index]
+    if any(isinstance(e, StageStarted) and e.stage == stage.id for e in past):
+        return
+    key = _digest([run_key(prepared), index, parent])
+    context.log(StageStarted(stage=stage.id, technique=stage.technique, parent=parent, key=key, steps=stage.steps))
+    part = shares(inventory, stage.replay_share, stage.replay_from)
+    for rows in (*inventory.domain, *inventory.general):
+        if part.get(rows.name, 0) > 0:
+            context.log(
+                DataUsed(
+                    stage=stage.id, source=rows.name, role=rows.role, category=rows.category, origin=rows.origin,
+                    licence=rows.licence, rows=len(rows.datums), tokens=count_tokens(rows.datums),
+                    supervised=count_supervised(rows.datums), share=part[rows.name], fingerprint=rows.fingerprint,
+                )
+            )  # fmt: skip
+
+
+def _done(past: Sequence[Event], stage: str) -> Choice | None:
+    return next((e for e in past if isinstance(e, Choice) and e.stage == stage), None)
+
+
+def _result(context: Context, stage: ResolvedSFT, choice: Choice, start: Start) -> Checkpoint:
+    """The checkpoint that a stage hands on; its start when nothing was better."""
+    if choice.checkpoint == start.checkpoint.id:
+        return start.checkpoint
+    return Checkpoint(
+        id=choice.checkpoint, path=context.folder.root / choice.path, base=start.checkpoint.path,
+        adapter=stage.adapter == "lora", step=choice.step, alpha=choice.alpha, parent=start.checkpoint.id,
+        lineage=start.checkpoint.lineage,
+    )  # fmt: skip
+
+
+def _start_of_next(context: Context, stage: ResolvedSFT, result: Checkpoint) -> Start:
+    """Full weights for the stage that follows, an adapter merged into them; and their domain score."""
+    where = Where(checkpoint=result.id, stage=stage.id, step=result.step, alpha=result.alpha)
+    found = context.measure(context.backend.open(result), context.domain, split="selection", where=where)
+    whole = result
+    if result.adapter:
+        path = context.folder.stage(stage.id) / "whole"
+        if not path.is_dir():
+            context.backend.whole(result, path)
+        whole = dataclasses.replace(result, path=path, base=path, adapter=False)
+    return Start(checkpoint=whole, domain=mean_score(found))
+
+
+def _read_test_split(context: Context, base: Checkpoint, stage: str, result: Checkpoint) -> None:
+    """The untouched half, once: the base and what the run hands over."""
+    places = [(base, Where(checkpoint=base.id))]
+    if result.id != base.id:
+        places.append((result, Where(checkpoint=result.id, stage=stage, step=result.step, alpha=result.alpha)))
+    for checkpoint, where in places:
+        policy = context.backend.open(checkpoint)
+        context.measure(policy, (*context.domain, *context.general), split="test", where=where)
+
+
+def _ledger(prepared: Prepared, folder: RunFolder, past: Sequence[Event]) -> Ledger:
+    """The budget with what earlier sittings used."""
+    limits = prepared.recipe.budget
+    budget = Budget(
+        minutes=limits and limits.minutes, tokens=limits and limits.tokens, gpu_hours=limits and limits.gpu_hours
+    )
+    tokens = sum(e.tokens for e in past if isinstance(e, Step))
+    return Ledger.open(budget, time.monotonic).charge(tokens=tokens, seconds=folder.seconds())
+
+
+def _known_speed(folder: RunFolder) -> float | None:
+    """The speed an earlier sitting measured: measured again, it would cut the steps differently."""
+    if not folder.key_file.is_file():
+        return None
+    return json.loads(folder.key_file.read_text(encoding="utf-8")).get("tokens_per_second")
+
+
+def _require_space(prepared: Prepared, out: Path) -> None:
+    """Room for every checkpoint with its optimiser state, before the first step."""
+    needed = SLACK
+    for stage, facts in zip(prepared.resolved.stages, prepared.facts, strict=True):
+        weights = facts.params if stage.adapter == "full" else 4 * (stage.rank or 0) * facts.hidden * 7 * facts.layers
+        needed += BYTES_PER_WEIGHT * weights * (stage.checkpoints + LINES * 3 + 3)
+    fetch.free_space(out, needed)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

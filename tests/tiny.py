@@ -1,0 +1,119 @@
+"""A tokenizer small enough to be trained inside a test, and the chat templates of well-known families."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SENTENCES = (
+    "Turn the kitchen light on and the bedroom light off.",
+    "What is the capital of France? The capital of France is Paris.",
+    "You are a helpful assistant. Answer in one word, please.",
+    "The quick brown fox jumps over the lazy dog 0123456789 times.",
+    "user\nassistant\nsystem\nmodel\n[INST] hello [/INST] yes no",
+    '{"intent": "HassTurnOn", "area": "kitchen", "value": 21}',
+)
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""With a default system message, as SmolLM2 and Qwen2.5 write it."""
+
+LLAMA3 = (
+    "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ '<s>' }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{% if message['role'] == 'system' %}{{ 'Today Date: ' + date_string + '\n\n' }}{% endif %}"
+    "{{ message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+"""Begins with the beginning-of-sequence token and writes the date."""
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+"""Calls the assistant `model` and refuses a system message."""
+
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
+    "{{ ' ' + message['content'] + eos_token }}{% else %}{{ raise_exception('Only user and assistant roles!') }}"
+    "{% endif %}{% endfor %}"
+)
+"""No token begins the reply; a space stands before it."""
+
+PHI3 = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+"""Writes a second end token after the whole conversation."""
+
+QWEN3 = (
+    "{%- set ns = namespace(last=-1) %}{%- for message in messages %}{%- if message.role == 'user' %}"
+    "{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}"
+    "{%- for message in messages %}{%- if message.role == 'assistant' %}"
+    "{%- set content = message.content %}{%- set thought = '' %}{%- if '</think>' in content %}"
+    "{%- set thought = content.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+    "{%- set content = content.split('</think>')[-1].lstrip('\n') %}{%- endif %}"
+    "{{- '<|im_start|>assistant\n' }}"
+    "{%- if loop.index0 > ns.last and (loop.last or thought) %}{{- '<think>\n' + thought + '\n</think>\n\n' }}"
+    "{%- endif %}"
+    "{{- content + '<|im_end|>\n' }}"
+    "{%- else %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}"
+    "{%- endif %}{%- endif %}"
+)
+"""Strips the thoughts of earlier turns and has a switch for thinking."""
+
+SPECIAL = (
+    "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    "<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>",
+)  # fmt: skip
+
+
+def tiny_tokenizer(
+    folder: Path, template: str = CHATML, *, eos: str = "", adds_bos: bool = False, metaspace: bool = False
+) -> Path:
+    """Trains a byte-level BPE on a few sentences and saves it as a model folder would hold it.
+
+    Args:
+        folder: Made when missing.
+        template: The chat template; "" for a model without one.
+        eos: The end-of-sequence token; by default `<|im_end|>` for a ChatML template, else `</s>`.
+        adds_bos: Whether the tokenizer itself puts `<s>` before a text.
+        metaspace: Words carry their space as SentencePiece does, the first word of a text too (as in Llama 2).
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    alphabet = sorted(set("".join(SENTENCES) + "<>|")) if metaspace else pre_tokenizers.ByteLevel.alphabet()
+    raw.pre_tokenizer = pre_tokenizers.Metaspace() if metaspace else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.Metaspace() if metaspace else decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator((s.replace("\n", " ") for s in SENTENCES), trainer)
+    if adds_bos:
+        raw.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", raw.token_to_id("<s>"))]
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token="<s>",
+        eos_token=eos or ("<|im_end|>" if "<|im_end|>" in template else "</s>"),
+    )
+    if template:
+        tokenizer.chat_template = template
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+    return folder

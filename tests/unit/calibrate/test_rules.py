@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from temper.calibrate import rules
+
+
+@pytest.fixture
+def sft() -> rules.SFTTable:
+    """The table as it is; its numbers are tuned, so no test names them."""
+    return rules.read_table().sft
+
+
+@pytest.fixture
+def fixed(sft: rules.SFTTable) -> rules.SFTTable:
+    """A table whose numbers stand still, for arithmetic by hand."""
+    return sft.model_copy(
+        update={
+            "lr_lora": entry(),
+            "batch_tokens": rules.Entry(value=512, evidence="x"),
+            "batch_least_rows": rules.Entry(value=8, evidence="x"),
+            "batch_steps_per_epoch": rules.Entry(value=16, evidence="x"),
+            "length_multiple": rules.Entry(value=64, evidence="x"),
+            "replay_categories": rules.Entry(value={"instruction": 45, "code": 40, "safety": 15}, evidence="x"),
+        }
+    )
+
+
+def test_every_number_of_the_table_has_evidence(sft: rules.SFTTable) -> None:
+    for name in rules.SFTTable.model_fields:
+        assert len(getattr(sft, name).evidence) > 20, name
+
+
+def test_usual_rates_contain_what_the_table_itself_chooses(sft: rules.SFTTable) -> None:
+    for adapter in ("lora", "full"):
+        usual = rules.lr_range(sft, adapter)
+        for steps in (1, 50, 200, 201, 100_000):
+            lr = rules.learning_rate(sft, adapter=adapter, alpha=32.0, steps=steps).value
+            assert usual.low <= lr <= usual.high < usual.absurd
+    assert rules.lr_range(sft, "lora").absurd <= 5e-2  # the rate that wrecks every run must be refused
+    assert rules.lr_range(sft, "full").absurd <= 5e-2
+
+
+def entry() -> rules.Entry:
+    cases = (rules.Case(up_to=200, value=1e-3), rules.Case(value=4e-4))
+    return rules.Entry(by="steps", cases=cases, evidence="x")
+
+
+@pytest.mark.parametrize(("steps", "value"), [(1, 1e-3), (200, 1e-3), (201, 4e-4), (10**9, 4e-4)])
+def test_the_first_case_that_reaches_the_fact_holds(steps: int, value: float) -> None:
+    assert rules.pick(entry(), steps).value == value
+
+
+def test_the_rule_names_the_limit_and_the_fact() -> None:
+    assert rules.pick(entry(), 120).rule == "0.001 for steps up to 200; here 120"
+    assert rules.pick(entry(), 4000).rule == "0.0004 for steps above 200; here 4,000"
+
+
+def test_full_fine_tuning_takes_a_lower_rate_than_an_adapter(sft: rules.SFTTable) -> None:
+    for steps in (100, 1000):
+        lora = rules.learning_rate(sft, adapter="lora", alpha=32.0, steps=steps).value
+        full = rules.learning_rate(sft, adapter="full", alpha=32.0, steps=steps).value
+        assert full < lora
+
+
+def test_the_adapters_rate_falls_as_alpha_scales_the_update_up(fixed: rules.SFTTable) -> None:
+    usual = rules.learning_rate(fixed, adapter="lora", alpha=32.0, steps=100)
+    double = rules.learning_rate(fixed, adapter="lora", alpha=64.0, steps=100)
+    assert (usual.value, double.value) == pytest.approx((1e-3, 5e-4))
+    assert "x 32/64 for alpha 64" in double.rule
+    tiny = rules.learning_rate(fixed, adapter="lora", alpha=1.0, steps=100)
+    assert tiny.value == rules.lr_range(fixed, "lora").high  # not 0.032, which no run survives
+
+
+def test_batch_is_the_tables_for_ordinary_data(fixed: rules.SFTTable) -> None:
+    # 20000 tokens in 1000 rows: 8 rows are 160 tokens, a 16th of the data 1250, so the table's 512 holds.
+    assert rules.batch_tokens(fixed, rows=1000, supervised=20_000).value == 512
+
+
+def test_batch_shrinks_for_tiny_data_so_that_an_epoch_has_steps(fixed: rules.SFTTable) -> None:
+    # 6000 / 16 = 375, rounded up to 384; 8 rows of 6000/255 tokens are 188, less than that.
+    assert rules.batch_tokens(fixed, rows=255, supervised=6000).value == 384
+
+
+def test_batch_holds_a_handful_of_rows_when_answers_are_long(fixed: rules.SFTTable) -> None:
+    # 100 rows of 300 tokens: 8 rows are 2400 tokens, rounded up to 2432, though the table says 512.
+    assert rules.batch_tokens(fixed, rows=100, supervised=30_000).value == 2432
+
+
+def test_steps_follow_from_epochs_and_the_domains_part_of_the_batch() -> None:
+    # 3 x 22000 / (0.75 x 512) = 171.9: 172 steps, which are 172 x 384 / 22000 = 3.002 epochs.
+    assert rules.count_steps(epochs=3, supervised=22_000, share=0.25, batch=512) == 172
+    assert rules.count_epochs(steps=172, supervised=22_000, share=0.25, batch=512) == pytest.approx(3.00218, abs=1e-5)
+
+
+def test_an_exact_number_of_steps_is_not_rounded_up() -> None:
+    # 0.3 x 10000 / (0.9 x ...) style products leave 1e-13 behind; 1.1 x 1000 / (0.5 x 220) = 10 exactly.
+    assert rules.count_steps(epochs=1.1, supervised=1000, share=0.5, batch=220) == 10
+    assert rules.count_steps(epochs=0.001, supervised=10, share=0, batch=512) == 1
+
+
+def test_max_length_rounds_up_and_stops_at_the_context(fixed: rules.SFTTable) -> None:
+    assert rules.max_length(fixed, longest=90, context=None).value == 128
+    assert rules.max_length(fixed, longest=128, context=2048).value == 128
+    assert rules.max_length(fixed, longest=3000, context=2048).value == 2048
+
+
+def test_categories_without_data_leave_their_weight_to_the_others(fixed: rules.SFTTable) -> None:
+    # 45 and 15 are left of 100: three quarters and one quarter.
+    ruled = rules.replay_categories(fixed, {"instruction": 10, "safety": 5, "code": 0})
+    assert ruled.value == pytest.approx({"instruction": 0.75, "safety": 0.25})
+    assert "code" in ruled.rule
+    assert rules.replay_categories(fixed, {}).value == {}
+
+
+def test_default_categories_rehearse_safety(sft: rules.SFTTable) -> None:
+    everything = dict.fromkeys(("instruction", "reasoning", "knowledge", "code", "safety"), 1000)
+    weights = rules.replay_categories(sft, everything).value
+    assert weights["safety"] > 0
+    assert math.isclose(sum(weights.values()), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (r"\[sft\.rank\]", "[sft.rnak]"),
+        (r"up_to = ", "upto = "),
+        (r", \{ value = [^}]+ \}\]", "]"),
+        (r"(\[sft\.clip\]\n)value = .*\n", r"\1"),
+    ],
+)
+def test_a_typing_error_in_the_table_is_found(tmp_path: Path, old: str, new: str) -> None:
+    own = Path(rules.__file__).with_name("table.toml").read_text(encoding="utf-8")
+    broken, count = re.subn(old, new, own, count=1)
+    assert count == 1
+    path = tmp_path / "table.toml"
+    path.write_text(broken, encoding="utf-8")
+    with pytest.raises(ValidationError):
+        rules.read_table(path)

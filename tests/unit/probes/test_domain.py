@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from temper.data.rows import Message, Row
+from temper.errors import DataError
+from temper.probes.base import ProbeSpec, half
+from temper.probes.domain import domain_probe, exact, field_f1, json_object, matches
+from tests.unit.probes.bigram import Table, Words
+
+SPEC = ProbeSpec(name="exam", axis="domain", kind="json", source="exam", role="domain", max_new_tokens=20)
+
+
+def row(number: int, reference: str, **fields: Any) -> Row:
+    turns = (Message(role="user", content=f"q{number}"), Message(role="assistant", content=reference))
+    return Row(id=f"r{number}", messages=turns, origin=f"exam.jsonl:{number}", reference=reference, fields=fields)
+
+
+def rows(*references: str, **fields: Any) -> list[Row]:
+    return [row(n, r, **fields) for n, r in enumerate(references, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reference", "equal"),
+    [
+        ("a  b\n", "a b", True),
+        ("A b", "a b", False),
+        ('{"b": 2, "a": 1.0}', '{"a":1,"b":2}', True),
+        ('{"a": true}', '{"a": 1}', False),
+        ('{"a": 1} ok', '{"a": 1}', False),
+        ("[1, 2]", "[2, 1]", False),
+        ("null", "null", True),
+        ("null", "none", False),
+    ],
+)
+def test_answers_match_by_json_value_or_by_text_up_to_blanks(reply: str, reference: str, equal: bool):
+    assert matches(reply, reference) is equal
+
+
+def test_field_f1_counts_leaves_with_their_paths():
+    # reply has 2 leaves, reference 3, one is shared: 2 * 1 / (2 + 3)
+    assert field_f1({"a": 1.0, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}, "d": []}) == pytest.approx(0.4)
+    assert field_f1({}, {}) == 1.0
+
+
+def test_json_probe_scores_the_value_and_shows_validity_and_fields_beside():
+    gold = '{"call": "on", "room": "hall"}'
+    replies = {"q1": '{"room":"hall","call":"on"}', "q2": '{"call": "on"}', "q3": "lights on"}
+    model = Table(Words(), replies=replies)
+    probe = domain_probe("exam", rows(*[gold] * 40), model.words)
+    items = sorted(probe.items, key=lambda i: int(i["id"][1:]))[:3]
+    outcomes = json_object(model.policy, model.words, probe.spec, items)
+    assert [o.value for o in outcomes] == [1.0, 0.0, 0.0]
+    # the second has 1 of 2 leaves: 2 * 1 / (1 + 2)
+    assert [dict(o.parts) for o in outcomes] == [
+        {"validity": 1.0, "field_f1": 1.0},
+        {"validity": 1.0, "field_f1": pytest.approx(2 / 3)},
+        {"validity": 0.0, "field_f1": 0.0},
+    ]
+    assert (outcomes[1].prompt, outcomes[1].reference, outcomes[1].reply) == ("q2", gold, '{"call": "on"}')
+
+
+def test_metric_follows_from_the_rows():
+    words = Words()
+    assert domain_probe("e", rows(*['{"a": 1}'] * 40), words).spec.kind == "json"
+    assert domain_probe("e", rows(*['{"a": 1}'] * 39, "plain"), words).spec.kind == "exact"
+    assert domain_probe("e", rows(*["b"] * 40, options=["a", "b"]), words).spec.kind == "reply-choice"
+
+
+def test_replies_may_be_a_quarter_longer_than_the_longest_reference_and_never_under_eight_tokens():
+    words = Words()
+    # 19 words and the end of turn are 20 tokens, a quarter more 25
+    long = domain_probe("e", rows(*["one"] * 40, " ".join(["word"] * 19)), words)
+    assert long.spec.max_new_tokens == 25
+    assert domain_probe("e", rows(*["one"] * 40), words).spec.max_new_tokens == 8
+
+
+@pytest.mark.parametrize(("answer", "gold"), [("b", 1), ("A", 0), (1, 1)])
+def test_the_answer_of_a_choice_row_is_text_letter_or_number(answer: Any, gold: int):
+    probe = domain_probe("e", rows(*["b"] * 40, options=["a", "b"], answer=answer), Words())
+    assert {i["gold"] for i in probe.items} == {gold}
+
+
+def test_a_choice_row_whose_answer_is_no_option_is_named():
+    with pytest.raises(DataError, match=r"exam\.jsonl:1: .*'z'.*expected"):
+        domain_probe("e", rows(*["z"] * 40, options=["a", "b"]), Words())
+
+
+def test_too_few_rows_for_two_halves_are_refused():
+    alone = next(n for n in range(1, 99) if half(f"r{n}") == "selection")
+    with pytest.raises(DataError, match="leave the test half empty"):
+        domain_probe("exam.jsonl", [row(alone, "x")], Words())
+
+
+def test_exact_compares_greedy_replies():
+    model = Table(Words(), replies={"q1": "yes  sir", "q2": "no"})
+    items = domain_probe("e", rows(*["yes sir"] * 40), model.words).items
+    asked = sorted(items, key=lambda i: int(i["id"][1:]))[:2]
+    assert [o.value for o in exact(model.policy, model.words, SPEC, asked)] == [1.0, 0.0]
+    assert model.samplings[0].temperature == 0.0

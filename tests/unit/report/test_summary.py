@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from temper.events import Candidate, Choice, Event, Measurement, RunFinished, Verdict
+from temper.report import summarise
+from temper.report.runlog import sort_log
+from temper.report.summary import caution, sentence, summary_of
+from tests.report_events import STAGE, kept_base_events, run_events, stopped_events, two_stage_events
+
+BLEND = f"{STAGE}/step-000120@0.80"
+
+
+def said(events: list[Event]) -> str:
+    log = sort_log(events)
+    return sentence(summary_of(log), log).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_the_summary_has_the_promised_keys() -> None:
+    document = summarise(run_events())
+    assert set(document) >= {"base", "verdict", "chosen", "domain", "general", "candidates", "cost"}
+    assert set(document["chosen"]) >= {"stage", "step", "alpha", "path"}
+    assert set(document["domain"][0]) >= {"probe", "metric", "items", "base", "chosen", "ci95"}
+    assert set(document["general"]) >= {"drop", "ucb95", "tolerance", "probes"}
+    assert set(document["general"]["probes"][0]) >= {"probe", "items", "base", "chosen", "drop", "ucb95"}
+    assert set(document["candidates"][0]) >= {"stage", "step", "alpha", "domain", "drop", "ucb95"}
+    assert set(document["cost"]) >= {"tokens", "seconds", "rollouts"}
+
+
+def test_figures_come_from_the_test_split_where_it_was_read() -> None:
+    events = run_events()
+    document = summarise(events)
+    (exam,) = [
+        e for e in events if isinstance(e, Measurement) and (e.checkpoint, e.split, e.role) == (BLEND, "test", "domain")
+    ]
+    assert document["split"] == "test"
+    assert document["domain"][0]["chosen"] == exam.value
+    low, high = document["domain"][0]["ci95"]
+    assert low < exam.value < high
+
+
+def test_figures_come_from_the_selection_split_while_the_test_split_is_unread() -> None:
+    events = [e for e in run_events() if not (isinstance(e, Measurement) and e.split == "test")]
+    assert summarise(events)["split"] == "selection"
+
+
+def test_the_drop_comes_from_the_candidate_where_no_measurement_was_kept() -> None:
+    events = [e for e in run_events() if not isinstance(e, Measurement)]
+    document = summarise(events)
+    (candidate,) = [e for e in events if isinstance(e, Candidate) and e.checkpoint == BLEND]
+    assert (document["split"], document["domain"]) == (None, [])
+    assert document["general"]["drop"] == candidate.drop
+    assert document["general"]["probes"] == []
+
+
+def test_the_sentence_of_an_improved_run_names_all_figures() -> None:
+    text = said(run_events())
+    assert text.startswith("Improved: exam exact match 1.9 % \N{RIGHTWARDS ARROW} 80.6 % (95 % interval 73.8 to 86 %)")
+    assert "general drop 0.27 % (at most 0.30 % with 95 % confidence, tolerance 1 %)" in text
+    assert text.endswith("chosen: step 120 at alpha 0.8.")
+
+
+def test_the_sentence_names_the_stage_where_there_are_several() -> None:
+    assert said(two_stage_events()).endswith("chosen: 02-sft, step 120 at alpha 0.8.")
+
+
+def test_a_kept_base_has_dropped_nothing_and_gained_nothing() -> None:
+    document = summarise(kept_base_events())
+    assert document["verdict"] == "kept-base"
+    assert document["chosen"]["checkpoint"] == "base"
+    assert (document["general"]["drop"], document["general"]["ucb95"]) == (0.0, 0.0)
+    assert document["domain"][0]["base"] == document["domain"][0]["chosen"]
+    assert said(kept_base_events()) == "Kept the base: no checkpoint beat it inside the tolerance of 1 %."
+
+
+def test_a_stopped_run_says_what_stopped_it() -> None:
+    text = said(stopped_events())
+    assert text.startswith("Stopped: the guard ended 01-sft at step 40 of 120, because behaviour fell by 30.0%")
+    assert text.endswith("; the base is kept.")
+
+
+def test_a_run_stopped_without_the_guard_gives_the_reason_of_the_choice() -> None:
+    events = [e for e in stopped_events() if not isinstance(e, Verdict)]
+    assert said(events).startswith("Stopped: The guard stopped the stage and no candidate keeps the tolerance; ")
+
+
+def test_an_unfinished_run_says_how_far_it_is() -> None:
+    events = run_events(finished=False)
+    assert said(events) == "Unfinished: 01-sft is at step 120 of 120; the run has not chosen a checkpoint."
+    document = summarise(events)
+    assert (document["verdict"], document["chosen"], document["general"]["drop"]) == ("unfinished", None, None)
+    assert said([]) == "Unfinished: no step has been taken yet."
+
+
+@pytest.mark.parametrize(("harm", "words"), [(0.006, ""), (0.5, "breaks the tolerance of 1 %")])
+def test_a_caution_stands_where_the_reported_split_does_not_keep_the_tolerance(harm: float, words: str) -> None:
+    text = caution(summary_of(sort_log(run_events(harm=harm)))).replace("\N{NO-BREAK SPACE}", " ")
+    assert words in text
+    assert bool(text) == bool(words)
+
+
+def test_a_bound_beyond_the_tolerance_is_called_not_certified() -> None:
+    # The drop is 0.8 % for every loss probe and noise widens the bound; the tolerance sits between drop and bound.
+    events = run_events(harm=0.03)
+    general = summarise(events)["general"]
+    between = (general["drop"] + general["ucb95"]) / 2
+    started = events[0]
+    log = sort_log([replace(started, tolerance=between), *events[1:]])  # type: ignore[call-arg]
+    assert "is not certified" in caution(summary_of(log))
+
+
+def test_the_summary_is_valid_json_even_after_a_divergence() -> None:
+    events: list[Event] = []
+    for event in run_events():
+        if isinstance(event, Candidate):
+            event = replace(event, drop=math.inf, ucb95=math.nan)
+        if isinstance(event, Measurement) and event.checkpoint == BLEND:
+            event = replace(event, items=tuple(math.nan for _ in event.items))
+        events.append(event)
+    text = json.dumps(summarise(events), allow_nan=False)
+    assert json.loads(text)["candidates"][0]["drop"] is None
+
+
+def test_cost_is_counted_from_the_steps_until_the_run_ends() -> None:
+    events = [e for e in run_events() if not isinstance(e, (RunFinished, Choice))]
+    cost = summarise(events)["cost"]
+    assert cost["tokens"] == 120 * 510
+    assert cost["training_seconds"] == pytest.approx(120 * 1.4)
+    assert cost["seconds"] == pytest.approx(cost["training_seconds"] + cost["probing_seconds"])
+    assert summarise(run_events())["cost"]["seconds"] == 520.0
