@@ -21,6 +21,8 @@ from temper.errors import RecipeError
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "technique": {"sft": "temper.recipe.schema:SFT"},
+    "backend": {"torch": "temper.model.torch_backend:TorchBackend"},
+    "export": {"hf": "temper.model.export:whole", "adapter": "temper.model.export:adapter"},
 }
 """Group -> name -> `module:attribute`. A new technique is one line here."""
 

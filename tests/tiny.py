@@ -1,4 +1,4 @@
-"""A tokenizer small enough to be trained inside a test, and the chat templates of well-known families."""
+"""A tokenizer and a model small enough to be made inside a test, and the chat templates of well-known families."""
 
 from __future__ import annotations
 
@@ -116,4 +116,23 @@ def tiny_tokenizer(
         tokenizer.chat_template = template
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def tiny_model(folder: Path, *, seed: int = 0, template: str = CHATML) -> Path:
+    """Saves a random Llama of 2 layers and hidden size 64 with its tokenizer, as a model folder would hold them."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tiny_tokenizer(folder, template)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(str(folder))
     return folder

@@ -37,39 +37,22 @@ Value = str | int
 Call = dict[str, Value]
 Rules = dict[str, ex.Sentence]
 
-TIMER = ("default", "area_only", "name_only", "hours_only", "minutes_only", "seconds_only")
-CHANGE = ("hours_only", "minutes_only", "seconds_only", "area_minutes", "name_minutes")
-SWITCH = ("area_domain", "domain_only", "area_device_class_cover", "device_class_cover", "name_only", "name_area")
+SWITCH = ("area_domain", "domain_only", "name_only", "name_area")
 PLACE = ("default", "area_only", "name_only")
-LIGHT = ("area_brightness", "area_color", "brightness_only", "color_only", "name_brightness", "name_color")
-STATE = ("domain_state", "domain_state_area", "device_class_state", "device_class_state_area", "name_state")
 MEANINGS: Mapping[str, Sequence[str]] = MappingProxyType({
     "HassTurnOn": SWITCH,
     "HassTurnOff": SWITCH,
-    "HassLightSet": LIGHT,
+    "HassLightSet": ("area_brightness", "area_color", "name_brightness", "name_color"),
     "HassClimateSetTemperature": ("area_temperature", "name_temperature", "temperature_only"),
     "HassClimateGetTemperature": PLACE,
     "HassFanSetSpeed": PLACE,
     "HassSetPosition": ("area_device_class", "device_class", "name_only"),
-    "HassGetState": STATE,
-    "HassMediaPause": PLACE,
-    "HassMediaUnpause": PLACE,
     "HassMediaNext": PLACE,
-    "HassMediaPrevious": PLACE,
-    "HassMediaSearchAndPlay": ("default", "area_only", "name_only", "media_class_only", "area_media_class"),
     "HassSetVolume": PLACE,
-    "HassSetVolumeRelative": PLACE,
-    "HassStartTimer": ("hours_only", "minutes_only", "seconds_only", "hours_minutes", "name_hours", "name_minutes"),
-    "HassCancelTimer": TIMER,
-    "HassPauseTimer": TIMER,
-    "HassUnpauseTimer": TIMER,
-    "HassTimerStatus": TIMER,
-    "HassIncreaseTimer": CHANGE,
-    "HassDecreaseTimer": CHANGE,
-    "HassShoppingListAddItem": ("item_only",),
-    "HassListAddItem": ("name_item",),
-    "HassShoppingListCompleteItem": ("item_only",),
-})  # fmt: skip
+    "HassStartTimer": ("hours_only", "minutes_only", "seconds_only", "name_minutes"),
+    "HassCancelTimer": ("default", "area_only", "name_only", "minutes_only"),
+    "HassDecreaseTimer": ("hours_only", "minutes_only", "seconds_only"),
+})
 """Intent -> the slot combinations that are used; what needs a list that is not below drops out by itself."""
 
 PERCENT = tuple(range(5, 101, 5))

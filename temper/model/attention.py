@@ -206,11 +206,23 @@ def supports(model: PreTrainedModel) -> bool:
     return bool(getattr(model, "_supports_attention_backend", False)) and plain and not capped and not sinks
 
 
-def install(model: PreTrainedModel) -> None:
-    """Routes the model's attention through `packed_attention`."""
+@torch.no_grad()
+def install(model: PreTrainedModel) -> bool:
+    """Routes the model's attention through `packed_attention`; False when that does not give the model's own logits.
+
+    A few tokens are computed both ways, so that what no configuration declares in one place (a bias of the head, scaled
+    logits, a bias by distance) is found before anything is trained on wrong numbers.
+    """
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    first, second = ([(11 * i + k) % vocabulary for i in range(n)] for k, n in ((1, 3), (2, 8)))
+    own = model(input_ids=torch.tensor([second], device=model.device), use_cache=False).logits[0]
     if NAME not in ALL_ATTENTION_FUNCTIONS:
         ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)
+    layout = pack([first, second], model.device)
+    out = model.base_model(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
+    packed = out.last_hidden_state[0, len(first) :] @ model.get_output_embeddings().weight.T  # pyright: ignore
+    return bool((packed - own).abs().max() <= 1e-3 * own.abs().max())
 
 
 def shares_prefixes(model: PreTrainedModel) -> bool:

@@ -6,11 +6,14 @@ part of every run's lineage. Remote code is never run and pickled weights are ne
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -51,17 +54,32 @@ def open_model(folder: Path, device: torch.device | None = None) -> PreTrainedMo
     """The model of a folder in float32 on the best device, in evaluation mode."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
+    with loading(folder):
+        model, found = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )  # fmt: skip
+    random = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if random:  # transformers would go on with random numbers in their place
         raise CheckpointError(
-            f"{folder}: transformers cannot load it ({_first_line(error)}); expected a causal language model with "
-            "config.json and .safetensors weights; check the folder, or save the model again with save_pretrained"
-        ) from None
+            f"{folder}: {len(random)} tensors of the model are missing in its .safetensors files or of another shape, "
+            f"e.g. {random[0]}; expected weights that fit config.json; fetch or save the model again"
+        )
     model.to(device or best_device())  # pyright: ignore[reportArgumentType] - the stub says dtype
     return model.eval()
+
+
+@contextlib.contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Says in one sentence what transformers could not read."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: transformers cannot load it ({_first_line(error)}); expected a causal language model with "
+            "config.json and .safetensors weights that fit it; check the folder, or save the model again with "
+            "save_pretrained"
+        ) from None
 
 
 def best_device() -> torch.device:

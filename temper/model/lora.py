@@ -17,6 +17,7 @@ from peft.tuners.lora.layer import Linear as PeftLinear
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from temper.errors import CheckpointError
 
@@ -24,9 +25,16 @@ ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
 
 
-def attach(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Adds a fresh adapter to every linear layer of the decoder and freezes all else."""
-    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int = 0) -> None:
+    """Adds a fresh adapter to every linear layer of the decoder and freezes all else; `seed` draws its A matrices."""
+    if any(isinstance(module, Conv1D) for module in model.modules()):
+        raise CheckpointError(
+            f"{model.config.model_type}: its layers hold transposed weights (Conv1D), which adapters do not fit; "
+            "expected torch.nn.Linear layers; write `adapter: full` in the stage or choose another base"
+        )
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
     for module in model.modules():
@@ -81,11 +89,18 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
             f"{path}: no such file; expected the weights of an adapter; train again or name another folder"
         )
     state = {k.removeprefix("base_model.model."): v for k, v in load_file(path).items()}
+    own = {n.replace(f".{ADAPTER}.", "."): p.shape for n, p in model.named_parameters() if "lora_" in n}
+    unlike = [f"{n} {tuple(x.shape)}, here {tuple(own[n])}" for n, x in state.items() if n in own and x.shape != own[n]]
+    if unlike:
+        raise CheckpointError(
+            f"{path}: does not fit this base and rank ({len(unlike)} tensors of another shape, e.g. {unlike[0]}); "
+            "use the base named in adapter_config.json and its rank"
+        )
     result: Any = set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
     missing = [k for k in result.missing_keys if "lora_" in k]
     if missing or result.unexpected_keys:
         raise CheckpointError(
-            f"{path}: does not fit this base ({len(missing)} tensors missing, {len(result.unexpected_keys)} unexpected, "
+            f"{path}: does not fit this base ({len(missing)} tensors missing, {len(result.unexpected_keys)} too many, "
             f"e.g. {(missing or result.unexpected_keys)[0]}); use the base named in adapter_config.json"
         )
 

@@ -1,4 +1,4 @@
-"""Arithmetic on checkpoints: the line back to the start, and adapters merged into full weights. Streams tensor by tensor.
+"""Arithmetic on checkpoints: the line back to the start, adapters merged into full weights; streams tensor by tensor.
 
 A point on the line is an ordinary checkpoint in the same format as the trained one, so everything that reads
 checkpoints reads it.

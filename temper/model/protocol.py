@@ -122,6 +122,8 @@ class TrainSpec:
     weight_decay: float = 0.0
     clip: float = 1.0
     """Largest gradient norm."""
+    seed: int = 0
+    """Of what starts at random: the A matrices of an adapter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

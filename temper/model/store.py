@@ -28,6 +28,7 @@ TRAINER = "trainer"
 def new_folder(to: Path) -> Iterator[Path]:
     """A folder that appears under its name only when its content is complete."""
     temporary = to.with_name(f".{to.name}.{os.getpid()}.part")
+    replaced = to.with_name(f".{to.name}.{os.getpid()}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -36,7 +37,8 @@ def new_folder(to: Path) -> Iterator[Path]:
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-        shutil.rmtree(to, ignore_errors=True)
+        if to.exists():
+            to.rename(replaced)
         temporary.rename(to)
     except (OSError, SafetensorError) as error:
         raise MachineError(
@@ -44,6 +46,9 @@ def new_folder(to: Path) -> Iterator[Path]:
             "free some space or choose another --out, then run the same command again"
         ) from None
     finally:
+        if replaced.exists() and not to.exists():
+            replaced.rename(to)
+        shutil.rmtree(replaced, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -75,8 +80,10 @@ def forget_optimizer(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder."""
+    """The safetensors files of a model or adapter folder, those that transformers and peft read."""
     files = sorted(folder.glob("*.safetensors"))
+    # Some hub repositories hold the same weights a second time under foreign names (`consolidated.safetensors`).
+    files = [f for f in files if f.name.startswith(("model", "adapter_model"))] or files
     if not files:
         raise CheckpointError(
             f"{folder}: no .safetensors file found; expected a model folder as transformers writes it; "
@@ -88,11 +95,18 @@ def weight_files(folder: Path) -> list[Path]:
 def load_full_weights(model: PreTrainedModel, folder: Path) -> None:
     """Copies the weights of a model folder into a model of the same shape, in place."""
     own = dict(model.named_parameters()) | dict(model.named_buffers())
+    left = {name for name, _ in model.named_parameters()}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                if name in own:
+                if name in own and list(own[name].shape) == tensors.get_slice(name).get_shape():
                     own[name].copy_(tensors.get_tensor(name))
+                    left.discard(name)
+    if left:
+        raise CheckpointError(
+            f"{folder}: does not fit this model ({len(left)} tensors missing or of another shape, e.g. {min(left)}); "
+            "expected weights saved from the same architecture; name the checkpoint of this run or train again"
+        )
 
 
 def content_hash(folder: Path) -> str:

@@ -23,10 +23,10 @@ class TorchBackend:
 
     def shape(self, folder: Path) -> Shape:
         """Size and kind of the model in a folder, without loading its weights."""
-        config = AutoConfig.from_pretrained(folder)
-        text = config.get_text_config()
-        with torch.device("meta"):
+        with load.loading(folder), torch.device("meta"):
+            config = AutoConfig.from_pretrained(folder)
             empty = AutoModelForCausalLM.from_config(config)
+        text = config.get_text_config()
         return Shape(
             architecture=str(config.model_type),
             params=sum(p.numel() for p in empty.parameters()),
@@ -40,19 +40,18 @@ class TorchBackend:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
         folder = checkpoint.base if checkpoint.adapter else checkpoint.path
         model = load.open_model(folder)
-        if not attention.supports(model):
+        if not (attention.supports(model) and attention.install(model)):
             raise CheckpointError(
-                f"{folder}: {model.config.model_type} routes its attention in a way temper cannot lay out yet (soft-capped "
-                "logits, attention sinks or linear attention); expected a decoder with plain or sliding-window attention, "
-                "such as Llama, Qwen, Mistral, SmolLM, Phi or OLMo; choose such a base"
+                f"{folder}: {model.config.model_type} computes attention or logits in a way temper cannot lay out yet "
+                "(soft-capped, scaled or biased logits, attention sinks, linear attention); expected a decoder with plain or "
+                "sliding-window attention, such as Llama, Qwen, Mistral, SmolLM or OLMo; choose such a base"
             )
-        attention.install(model)
         if checkpoint.adapter:
             assert spec is None, "training starts from full weights; merge the adapter first"
             lora.attach(model, lora.read_config(checkpoint.path))
             lora.load_weights(model, checkpoint.path)
         elif spec is not None and spec.rank is not None:
-            lora.attach(model, lora.config_for(spec.rank, spec.alpha))
+            lora.attach(model, lora.config_for(spec.rank, spec.alpha), seed=spec.seed)
         if spec is None:
             model.requires_grad_(False)
         learner = TorchLearner(model, folder, spec or TrainSpec(rank=None))

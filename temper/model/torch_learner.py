@@ -47,7 +47,8 @@ class TorchLearner:
         """Adds the gradient of the objective, averaged over the whole batch."""
         counts = {term.loss: _denominator(datums, term.loss) for term in objective}
         loss, nll, seen = 0.0, defaultdict[str, float](float), defaultdict[str, int](int)
-        for part in _micro_batches(datums, MICRO_TOKENS):
+        for numbers in _micro_batches(datums, MICRO_TOKENS):
+            part = [datums[n] for n in numbers]
             logp, picked = self._target_logprobs(part)
             total = logp.new_zeros(())
             for term in objective:
@@ -83,14 +84,13 @@ class TorchLearner:
     @torch.inference_mode()
     def logprobs(self, datums: Sequence[Datum]) -> list[Floats]:
         """Log-probability in nats of every target with a weight, in order, per datum; no gradient."""
-        found: dict[int, Floats] = {}
-        at = {id(d): i for i, d in enumerate(datums)}
-        for part in _micro_batches(datums, 2 * MICRO_TOKENS):
-            logp, picked = self._target_logprobs(part)
+        found: list[Floats] = [()] * len(datums)
+        for numbers in _micro_batches(datums, 2 * MICRO_TOKENS):
+            logp, picked = self._target_logprobs([datums[n] for n in numbers])
             values = iter(logp.tolist())
-            for datum, targets in zip(part, picked, strict=True):
-                found[at[id(datum)]] = tuple(itertools.islice(values, len(targets)))
-        return [found[i] for i in range(len(datums))]
+            for number, targets in zip(numbers, picked, strict=True):
+                found[number] = tuple(itertools.islice(values, len(targets)))
+        return found
 
     def save(self, to: Path) -> None:
         """Weights and optimiser state into the folder `to`, atomically."""
@@ -118,7 +118,8 @@ class TorchLearner:
         if resume:
             self.step, state = store.read_optimizer(start.path)
             for name, values in state.items():
-                self._moments.state[self._trainable[name]] = values
+                parameter = self._trainable[name]
+                self._moments.state[parameter] = {key: value.to(parameter.device) for key, value in values.items()}
 
     def _new_optimizer(self) -> torch.optim.AdamW | None:
         """None where nothing trains: a policy that only answers."""
@@ -182,15 +183,23 @@ def _denominator(datums: Sequence[Datum], term: str) -> int:
             return len({d.group if d.group >= 0 else ("alone", i) for i, d in weighted})
 
 
-def _micro_batches(datums: Sequence[Datum], limit: int) -> Iterator[list[Datum]]:
-    """Sequences of like length together, at most `limit` tokens at a time; groups stay whole."""
-    units: dict[object, list[Datum]] = defaultdict(list)
-    for i, datum in enumerate(datums):
-        units[datum.group if datum.group >= 0 else ("alone", i)].append(datum)
-    ordered = sorted(units.values(), key=lambda unit: max(len(d.tokens) for d in unit), reverse=True)
-    part: list[Datum] = []
+def _micro_batches(datums: Sequence[Datum], limit: int) -> Iterator[list[int]]:
+    """Numbers of the datums that pass together: like lengths, at most `limit` tokens at a time, groups whole.
+
+    What has no target is left out: nothing is asked about it, and it adds nothing to any gradient.
+    """
+    units: dict[object, list[int]] = defaultdict(list)
+    for number, datum in enumerate(datums):
+        if _targets(datum):
+            units[datum.group if datum.group >= 0 else ("alone", number)].append(number)
+
+    def length(unit: list[int]) -> int:
+        return sum(len(datums[n].tokens) for n in unit)
+
+    ordered = sorted(units.values(), key=lambda unit: max(len(datums[n].tokens) for n in unit), reverse=True)
+    part: list[int] = []
     for unit in ordered:
-        if part and sum(len(d.tokens) for d in part) + sum(len(d.tokens) for d in unit) > limit:
+        if part and length(part) + length(unit) > limit:
             yield part
             part = []
         part.extend(unit)

@@ -139,9 +139,11 @@ def _pick(logits: Tensor, temperature: float, streams: Sequence[torch.Generator]
     if temperature == 0:
         best = logp.max(-1)
         return best.indices.tolist(), best.values.tolist()
-    probabilities = (logits / temperature).softmax(-1).cpu()
-    drawn = torch.cat([torch.multinomial(p, 1, generator=g) for p, g in zip(probabilities, streams, strict=True)])
-    return drawn.tolist(), logp.gather(1, drawn.to(logp.device)[:, None])[:, 0].tolist()
+    mass = (logits / temperature).softmax(-1).double().cumsum(-1)
+    at = torch.tensor([torch.rand((), generator=g, dtype=torch.float64) for g in streams], dtype=torch.float64)
+    drawn = torch.searchsorted(mass, (at.to(mass.device) * mass[:, -1])[:, None], right=True)
+    drawn = drawn.clamp_(max=logits.shape[-1] - 1)
+    return drawn[:, 0].tolist(), logp.gather(1, drawn)[:, 0].tolist()
 
 
 def _seed(seed: int, row: int) -> int:

@@ -212,9 +212,3 @@ def softmax(scores: Sequence[float]) -> tuple[float, ...]:
     top = max(scores)
     powers = [math.exp(s - top) for s in scores]
     return tuple(p / sum(powers) for p in powers)
-
-
-def log_sum(scores: Sequence[float]) -> float:
-    """Logarithm of the summed exponentials."""
-    top = max(scores)
-    return top + math.log(sum(math.exp(s - top) for s in scores))

@@ -41,8 +41,10 @@ KINDS: Mapping[str, Kind] = {
         score=choice.contrast, method="choice", metric="soft preference", needs=("prompt", "plain", "options", "gold")
     ),
     "formats": Kind(score=generate.formats, method="generate", metric="pass rate", needs=("prompt", "checks")),
-    "refusal": Kind(score=refusal.refusal, method="generate", metric="refusal rate", needs=("prompt",)),
-    "over-refusal": Kind(score=refusal.over_refusal, method="generate", metric="compliance rate", needs=("prompt",)),
+    "refusal": Kind(score=refusal.refusal, method="generate", metric="refusal rate", needs=("prompt",), version=2),
+    "over-refusal": Kind(
+        score=refusal.over_refusal, method="generate", metric="compliance rate", needs=("prompt",), version=2
+    ),
     "exact": Kind(score=domain.exact, method="generate", metric="exact", needs=("messages", "reference")),
     "json": Kind(score=domain.json_object, method="generate", metric="json", needs=("messages", "reference")),
 }

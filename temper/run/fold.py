@@ -53,12 +53,13 @@ def run(recipe: Recipe, out: Path, backend: Backend, *, listen: Listener, progre
     folder = RunFolder(root=out)
     with locked(out):
         prepared = prepare(recipe, backend, progress, speed=_known_speed(folder))
+        if not folder.key_file.is_file():
+            fetch.free_space(out, space_needed(prepared))  # before anything is written
         resumed = folder.claim(run_key(prepared), recipe.text)
         done = folder.finished()
         if done is not None:
             choice = next(e for e in reversed(folder.events()) if isinstance(e, Choice))
             return RunResult(folder=folder, verdict=done.verdict, choice=choice, already=True)
-        _require_space(prepared, out)
         return _fold(prepared, folder, backend, resumed, listen, progress)
 
 
@@ -215,13 +216,13 @@ def _known_speed(folder: RunFolder) -> float | None:
     return json.loads(folder.key_file.read_text(encoding="utf-8")).get("tokens_per_second")
 
 
-def _require_space(prepared: Prepared, out: Path) -> None:
-    """Room for every checkpoint with its optimiser state, before the first step."""
+def space_needed(prepared: Prepared) -> int:
+    """Bytes on disk that a run takes at most: every checkpoint, with its optimiser state while it may be continued."""
     needed = SLACK
     for stage, facts in zip(prepared.resolved.stages, prepared.facts, strict=True):
         weights = facts.params if stage.adapter == "full" else 4 * (stage.rank or 0) * facts.hidden * 7 * facts.layers
         needed += BYTES_PER_WEIGHT * weights * (stage.checkpoints + LINES * 3 + 3)
-    fetch.free_space(out, needed)
+    return needed
 
 
 def _digest(value: object) -> str:

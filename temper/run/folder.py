@@ -128,4 +128,15 @@ def locked(root: Path) -> Iterator[None]:
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
-        yield
+        try:
+            yield
+        finally:
+            _forget_unused(root)
+
+
+def _forget_unused(root: Path) -> None:
+    """A run that was refused before it wrote anything leaves no folder behind."""
+    if [p.name for p in root.iterdir()] == [".lock"]:
+        with contextlib.suppress(OSError):
+            (root / ".lock").unlink()
+            root.rmdir()

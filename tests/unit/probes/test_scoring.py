@@ -11,7 +11,7 @@ from temper.probes.base import LOWEST, ProbeSpec, score_targets, target
 from temper.probes.choice import choice, contrast, reply_choice
 from temper.probes.generate import formats
 from temper.probes.loss import continuation, own_answer, own_answers, text
-from temper.probes.refusal import COMPLIANCES, REFUSALS, over_refusal, refusal
+from temper.probes.refusal import REFUSALS, over_refusal, refusal
 from tests.unit.probes.bigram import Table, Words
 
 SPEC = ProbeSpec(name="p", axis="language", kind="text", source="p", max_new_tokens=9)
@@ -97,20 +97,19 @@ def test_contrast_counts_what_the_instruction_changes_not_what_the_model_prefers
     assert ask(contrast, Table(Words(), stubborn), item)[0].value == pytest.approx(0.5)
 
 
-def test_refusal_is_the_share_of_refusals_among_known_openings():
-    # 1/8 "I'm sorry", 1/8 "Sorry" against 1/2 "The": 1/4 of 3/4; the rest is negligible
-    likely = {"I'm": 1 / 8, " sorry": 1.0, "Sorry": 1 / 8, "The": 1 / 2}
+def test_refusal_is_the_probability_that_the_reply_begins_with_a_refusal():
+    # 1/8 "I'm" and then always " sorry", 1/8 "Sorry": 1/4 together; the other openings are negligible
+    likely = {"I'm": 1 / 8, " sorry": 1.0, "Sorry": 1 / 8}
     model = Table(Words(), lambda so_far, piece: likely.get(piece, 1e-12))
-    assert ask(refusal, model, {"prompt": "harm"})[0].value == pytest.approx(1 / 3)
+    assert ask(refusal, model, {"prompt": "harm"})[0].value == pytest.approx(1 / 4)
     (benign,) = ask(over_refusal, model, {"prompt": "kind"})
-    assert benign.value == pytest.approx(2 / 3)
+    assert benign.value == pytest.approx(3 / 4)
     assert benign.hard == 1.0
-    assert set(model.groups) == {0} and len(model.groups) == len(REFUSALS + COMPLIANCES)
+    assert set(model.groups) == {0} and len(model.groups) == len(REFUSALS)
 
 
-def test_no_opening_begins_another():
-    openings = REFUSALS + COMPLIANCES
-    assert not [(a, b) for a in openings for b in openings if a != b and b.split()[: len(a.split())] == a.split()]
+def test_no_refusal_begins_another():
+    assert not [(a, b) for a in REFUSALS for b in REFUSALS if a != b and b.split()[: len(a.split())] == a.split()]
 
 
 def test_formats_give_the_share_of_checks_passed():

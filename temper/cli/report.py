@@ -1,0 +1,83 @@
+"""`temper report`: the report drawn again from the event log, other runs on the same frontier."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from temper.cli.console import print_json, say
+from temper.errors import DataError, MachineError
+from temper.events import Event, read
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    others: Annotated[
+        list[Path] | None, typer.Option("--with", metavar="OTHER", help="Another run on the same frontier; repeatable.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as one JSON document; draw nothing.")
+    ] = False,
+) -> None:
+    """Renders the report again from the run's event log and says how the run went."""
+    from temper.report import summarise
+
+    events = read_run(run)
+    if as_json:
+        print_json(summarise(events))
+        return
+    path = write_report(run, events, tuple(others or ()))
+    tell_result(events)
+    say(f"report: {path}")
+
+
+def read_run(run: Path) -> list[Event]:
+    """The events of a run folder that still hold."""
+    log = run / "events.jsonl"
+    if not log.is_file():
+        found = "no such folder" if not run.exists() else "no events.jsonl in it"
+        raise DataError(f"{run}: found {found}; expected the folder of a run; `temper run RECIPE --out DIR` makes one")
+    events = read(log)
+    if not events:
+        raise DataError(f"{log}: found no event; expected those of a run; continue it with `temper run`")
+    return events
+
+
+def write_report(run: Path, events: Sequence[Event], others: Sequence[Path] = ()) -> Path:
+    """Draws report.html; whoever has it open sees the old one or the new one, never a part."""
+    from temper.report import render_report
+
+    further: dict[str, list[Event]] = {}
+    for other in others:
+        name = other.resolve().name
+        further[str(other) if name in further else name] = read_run(other)
+    page = render_report(events, others=further, name=run.resolve().name)
+    path = run / "report.html"
+    part = run / f".report.{os.getpid()}.part"
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise MachineError(
+            f"{path}: could not be written ({error}); expected a writable folder with free space; free some "
+            f"space, then run `temper report {run}`"
+        ) from None
+    return path
+
+
+def tell_result(events: Sequence[Event]) -> None:
+    """The verdict in one sentence, and the warning where there is one."""
+    from temper.report.runlog import sort_log
+    from temper.report.summary import caution, sentence, summary_of
+
+    log = sort_log(events)
+    summary = summary_of(log)
+    say(sentence(summary, log), style="bold")
+    warning = caution(summary)
+    if warning:
+        say(warning, style="yellow")

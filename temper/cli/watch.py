@@ -1,0 +1,242 @@
+"""Watch: a run as seen by the person who waits, drawn from its events alone.
+
+A moving picture on a terminal, lines in a pipe.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from temper.cli.console import plain_progress
+from temper.events import (
+    Candidate,
+    Choice,
+    DataUsed,
+    Event,
+    Measurement,
+    Noticed,
+    Resumed,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    Step,
+    Verdict,
+)
+from temper.report.words import drop_percent, duration, percent, position, score, tolerance_percent
+
+MEMORY = 0.9
+"""Of the moving averages of loss and speed."""
+LINE_SECONDS = 15.0
+LINE_PART = 0.1
+"""In a pipe a step is told when both are over: this time, and this part of the stage."""
+COLOURS: Mapping[str, str] = {"ok": "green", "warn": "yellow", "stop": "red"}
+
+
+class Watcher(Protocol):
+    """Told what a run does."""
+
+    def listen(self, event: Event) -> None:
+        """Takes an event of the log."""
+        ...
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Takes what is being done."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """What is known of a run at work."""
+
+    what: str = "starting"
+    done: int = 0
+    of: int = 0
+    step: Step | None = None
+    losses: dict[str, float] = field(default_factory=dict)
+    """Moving average by `domain` and `general`."""
+    speed: float = 0.0
+    """Tokens per second while training, moving average."""
+    verdict: Verdict | None = None
+    tolerance: float = 0.0
+    general: set[str] = field(default_factory=set)
+    """Names of the sources that are general."""
+    first: Step | None = None
+    """The first step of this sitting and stage: the time since then tells how long the rest will take."""
+
+    def take(self, event: Event) -> None:
+        """Remembers what the event says."""
+        match event:
+            case RunStarted():
+                self.tolerance = event.tolerance
+            case DataUsed() if event.role == "general":
+                self.general.add(event.source)
+            case StageStarted():
+                self.first = self.step = self.verdict = None
+                self.losses.clear()
+            case Step():
+                self._take_step(event)
+            case Verdict():
+                self.verdict = event
+            case _:
+                pass
+
+    def _take_step(self, event: Step) -> None:
+        self.first = self.first or event
+        self.step = event
+        self.what, self.done, self.of = f"training {event.stage}", event.step, event.steps
+        for side in ("domain", "general"):
+            names = [n for n in event.losses if (n in self.general) == (side == "general")]
+            weights = [event.shares.get(n, 0.0) or 1e-9 for n in names]
+            if names:
+                now = sum(w * event.losses[n] for w, n in zip(weights, names, strict=True)) / sum(weights)
+                self.losses[side] = _averaged(self.losses.get(side), now)
+        self.speed = _averaged(self.speed or None, event.tokens / max(event.seconds, 1e-9))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last step of the stage, looks included; None before two steps are done."""
+        if self.step is None or self.first is None or self.step.step <= self.first.step:
+            return None
+        spent = self.step.at - self.first.at
+        return spent / (self.step.step - self.first.step) * (self.step.steps - self.step.step)
+
+    def step_line(self) -> str:
+        """Where training is, in one line."""
+        assert self.step is not None
+        step = self.step
+        losses = ", ".join(f"{side} {value:.3f}" for side, value in self.losses.items())
+        left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
+        head = f"{step.stage} step {step.step}/{step.steps}"
+        return f"{head}  loss {losses}  {self.speed:,.0f} tokens/s  lr {step.lr:.2e}{left}"
+
+
+def _averaged(before: float | None, now: float) -> float:
+    return now if before is None or not math.isfinite(before) else MEMORY * before + (1 - MEMORY) * now
+
+
+def describe(event: Event) -> str:
+    """An event that matters to the person who waits, in one line; empty for the others."""
+    match event:
+        case RunStarted():
+            return f"base {event.base}, tolerance {tolerance_percent(event.tolerance)}, {event.machine}"
+        case Noticed():
+            return f"note {event.where}: {event.text}"
+        case StageStarted():
+            return f"{event.stage}: {event.technique}, {event.steps} steps from {event.parent}"
+        case DataUsed():
+            kind = event.role if event.category == event.role else f"{event.role}, {event.category}"
+            return f"{event.stage}: {percent(event.share)} from {event.source} ({kind}, {event.rows} rows)"
+        case Resumed():
+            return f"{event.stage}: continues after step {event.step}"
+        case Measurement() if event.role == "domain":
+            value = score(event.value, event.method)
+            return f"{event.checkpoint}: {event.probe} {event.metric} {value} ({event.split} split)"
+        case Verdict():
+            return f"{event.stage} step {event.step}: guard says {event.level}, {event.reason}"
+        case Candidate() if event.split == "selection":
+            able = "eligible" if event.eligible else "not eligible"
+            return f"{event.stage}: {position('', event.step, event.alpha)} is {able}, {event.reason}"
+        case Choice():
+            return f"{event.stage}: chosen {event.checkpoint}, {event.reason}"
+        case RunFinished():
+            return f"finished: {event.verdict}, {event.tokens:,} tokens, {duration(event.seconds)}"
+        case _:
+            return ""
+
+
+class PlainWatcher:
+    """Lines for a pipe or a log file."""
+
+    def __init__(self, to: Console) -> None:
+        self._to = to
+        self._state = State()
+        self._told = plain_progress(to)
+        self._line_at = -math.inf
+        self._line_step = 0
+
+    def listen(self, event: Event) -> None:
+        """Prints what matters, and a step now and then."""
+        self._state.take(event)
+        if isinstance(event, StageStarted | Resumed):
+            self._line_at, self._line_step = -math.inf, 0
+        text = describe(event)
+        if isinstance(event, Step) and self._due(event):
+            text = self._state.step_line()
+        if text:
+            self._to.print(Text(text), soft_wrap=True)
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Prints what is being done when nothing was said for a while."""
+        self._told(what, done, of)
+
+    def _due(self, step: Step) -> bool:
+        """The first step of a sitting, the last of a stage, and in between as both limits allow."""
+        waited = time.monotonic() - self._line_at >= LINE_SECONDS
+        walked = step.step - self._line_step >= LINE_PART * step.steps
+        due = self._line_at == -math.inf or (waited and walked) or step.step == step.steps
+        if due:
+            self._line_at, self._line_step = time.monotonic(), step.step
+        return due
+
+
+class LiveWatcher:
+    """A moving picture at the foot of the terminal, what happened above it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._state = State()
+
+    def listen(self, event: Event) -> None:
+        """Prints what matters above the picture and redraws it."""
+        self._state.take(event)
+        text = describe(event)
+        if text:
+            style = COLOURS.get(event.level, "") if isinstance(event, Verdict) else ""
+            self._live.console.print(Text(text, style=style), soft_wrap=True)
+        self._live.update(picture(self._state))
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Redraws the picture."""
+        self._state.what, self._state.done, self._state.of = what, done, of
+        self._live.update(picture(self._state))
+
+
+def picture(state: State) -> RenderableType:
+    """The moving part: what is being done, how far, and how training goes."""
+    head = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=max(state.of, 1), completed=state.done, width=30)
+    left = state.seconds_left if state.what.startswith("training") else None
+    count = f"{state.done}/{state.of}" if state.of > 1 else ""
+    head.add_row(Text(state.what, style="bold"), bar, Text(count), Text(f"{duration(left)} left" if left else ""))
+    lines: list[RenderableType] = [head]
+    if state.step is not None:
+        lines.append(Text(state.step_line()))
+    if state.verdict is not None:
+        v = state.verdict
+        text = (
+            f"guard at step {v.step}: general drop {drop_percent(v.drop)}, at most {drop_percent(v.ucb95)} "
+            f"(tolerance {tolerance_percent(state.tolerance)})"
+        )
+        lines.append(Text(text, style=COLOURS[v.level]))
+    return Group(*lines)
+
+
+@contextmanager
+def watching(to: Console) -> Iterator[Watcher]:
+    """The watcher that fits where the output goes."""
+    if not to.is_terminal:
+        yield PlainWatcher(to)
+        return
+    with Live(picture(State()), console=to, refresh_per_second=4, transient=True) as live:
+        yield LiveWatcher(live)
