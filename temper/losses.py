@@ -30,6 +30,8 @@ class TokenView:
     """[T] index of the datum."""
     group: Array
     """[T] index of the group."""
+    divergence: Array
+    """[T] KL(start || model) in nats where the term needs it (`Loss.needs_start`), else zero."""
     segment_sum: Callable[[Array, Array], Array]
     """Sums of values by id."""
     xp: Any
@@ -42,6 +44,8 @@ class Loss:
 
     function: Callable[..., Array]
     per: Per
+    needs_start: bool = False
+    """Whether the learner has to compare with the model the stage started from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,4 +65,12 @@ def ce(x: TokenView) -> Array:
     return -(x.logp * x.weight).sum()
 
 
-LOSSES: Mapping[str, Loss] = {"ce": Loss(function=ce, per="token")}
+def kl(x: TokenView) -> Array:
+    """Divergence from the stage's start: holds the model's own distribution on general text, whatever the text says."""
+    return (x.divergence * x.weight).sum()
+
+
+LOSSES: Mapping[str, Loss] = {
+    "ce": Loss(function=ce, per="token"),
+    "kl": Loss(function=kl, per="token", needs_start=True),
+}

@@ -1,8 +1,9 @@
-"""A tokenizer and a model small enough to be made inside a test, and the chat templates of well-known families."""
+"""A tokenizer small enough to be trained inside a test, chat templates of well-known families, and a random model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 SENTENCES = (
     "Turn the kitchen light on and the bedroom light off.",
@@ -119,20 +120,31 @@ def tiny_tokenizer(
     return folder
 
 
-def tiny_model(folder: Path, *, seed: int = 0, template: str = CHATML) -> Path:
-    """Saves a random Llama of 2 layers and hidden size 64 with its tokenizer, as a model folder would hold them."""
+def tiny_model(folder: Path, *, seed: int = 0, template: str = CHATML, kind: str = "llama", **changes: Any) -> Path:
+    """Saves a random model of 2 layers and hidden size 64 with its tokenizer, as a model folder would hold them.
+
+    Args:
+        folder: Made when missing.
+        seed: Of the weights.
+        template: As for `tiny_tokenizer`.
+        kind: transformers' name of the architecture.
+        changes: Further values of its configuration.
+    """
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     tiny_tokenizer(folder, template)
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
-    )  # fmt: skip
-    with torch.random.fork_rng():
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": None,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "tie_word_embeddings": True,
+    }  # fmt: skip
+    logging.disable_progress_bar()
+    config = AutoConfig.for_model(kind, **{**sizes, **changes})
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(str(folder))
     return folder

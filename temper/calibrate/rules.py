@@ -88,6 +88,8 @@ class SFTTable(Frozen):
     replay_share: Entry
     replay_categories: Entry
     replay_epochs: Entry
+    keep: Entry
+    keep_scale: Entry
     weight_decay: Entry
     clip: Entry
     betas: Entry

@@ -12,7 +12,6 @@ from temper.cli.backend import LazyBackend
 from temper.cli.console import console, print_json, say, table, waiting
 
 if TYPE_CHECKING:
-    from temper.decide.drop import ProbeDrop
     from temper.events import Measurement
     from temper.run.evaluate import Evaluation
 
@@ -93,44 +92,30 @@ def _interval(m: Measurement) -> list[float] | None:
 
 
 def _print(found: Evaluation) -> None:
-    from temper.report.words import score
-
-    out = console()
-    if found.drop is None:
-        rows = [
-            [m.probe, m.axis, m.metric, str(len(m.ids)), *_before_and_now(found, m), *_hard(found, m)]
-            for m in found.now
-        ]
-        names = ("probe", "axis", "metric", "items", "before", "now", "right answers", "lost / won")
-        out.print(table(found.model.name, names, rows, right=("items", "before", "now")))
-        return
-    rows = []
-    for m in found.now:
-        compared = found.drop.probes.get(m.probe)
-        rows.append(
-            [
-                m.probe,
-                m.axis,
-                m.metric,
-                str(len(m.ids)),
-                *_before_and_now(found, m),
-                _bounded(compared),
-                *_hard(found, m),
-            ]
-        )
+    rows = [
+        [m.probe, m.axis, m.metric, str(len(m.ids)), *_before_and_now(found, m), _bounded(found, m), *_hard(found, m)]
+        for m in found.now
+    ]
     names = ("probe", "axis", "metric", "items", "before", "now", "drop, 95 % bounds", "right answers", "lost / won")
-    title = f"{found.model.name} against {found.against.name if found.against else ''}"
-    out.print(table(title, names, rows, right=("items", "before", "now")))
-    for name, compared in found.drop.probes.items():
-        if compared.why:
-            say(f"{name}: {compared.why}")
+    title = found.model.name + (f" against {found.against.name}" if found.against else "")
+    console().print(table(title, names, rows, right=("items", "before", "now")))
+    for line in _remarks(found):
+        say(line)
     for line in _overall(found):
         say(line, style="bold")
+
+
+def _remarks(found: Evaluation) -> Iterator[str]:
+    """The interval of each exam's score, and why a probe is not counted."""
+    from temper.report.words import interval
+
     for m in found.now:
         bounds = _interval(m) if m.role == "domain" else None
         if bounds:
-            say(f"{m.probe}: {score(m.value, m.method)}, 95 % interval {score(bounds[0], m.method)} to "
-                f"{score(bounds[1], m.method)}")  # fmt: skip
+            yield f"{m.probe}: 95 % interval {interval(bounds[0], bounds[1], m.method)}"
+        compared = found.drop.probes.get(m.probe) if found.drop else None
+        if compared and compared.why:
+            yield f"{m.probe}: {compared.why}"
 
 
 def _before_and_now(found: Evaluation, now: Measurement) -> list[str]:
@@ -151,9 +136,10 @@ def _hard(found: Evaluation, now: Measurement) -> list[str]:
     return [f"{percent(told['hard_base'])} to {percent(told['hard'])}", f"{told['lost']} / {told['won']}"]
 
 
-def _bounded(compared: ProbeDrop | None) -> str:
+def _bounded(found: Evaluation, now: Measurement) -> str:
     from temper.report.words import drop_percent
 
+    compared = found.drop.probes.get(now.probe) if found.drop else None
     if compared is None or compared.drop is None or compared.lcb95 is None or compared.ucb95 is None:
         return "not counted" if compared else ""
     return f"{drop_percent(compared.drop)} ({drop_percent(compared.lcb95)} to {drop_percent(compared.ucb95)})"
@@ -162,8 +148,9 @@ def _bounded(compared: ProbeDrop | None) -> str:
 def _overall(found: Evaluation) -> Iterator[str]:
     from temper.report.words import drop_percent
 
-    assert found.drop is not None
     drop = found.drop
+    if drop is None:
+        return
     yield (
         f"general drop {drop_percent(drop.drop)}, at least {drop_percent(drop.lcb95)} and at most "
         f"{drop_percent(drop.ucb95)} (each with 95 % confidence)"

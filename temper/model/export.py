@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,9 @@ def adapter(checkpoint: Checkpoint, base: Base, to: Path) -> Exported:
 
     def opened(folder: Path) -> torch.nn.Module:
         plain = AutoModelForCausalLM.from_pretrained(checkpoint.base, dtype=torch.float32)
-        return PeftModel.from_pretrained(plain, str(folder)).to(load.best_device()).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a property by its old name
+            return PeftModel.from_pretrained(plain, str(folder)).to(load.best_device()).eval()
 
     return _export(checkpoint, base, to, size=_size(checkpoint.path), write=write, opened=opened)
 

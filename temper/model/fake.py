@@ -109,6 +109,7 @@ class FakeLearner:
         self._spec = spec
         self._sensitivity = sensitivity
         self.load(start)
+        self._start = self.table
 
     @property
     def table(self) -> Array:
@@ -119,19 +120,22 @@ class FakeLearner:
         """Adds the gradient of the objective, averaged over the whole batch."""
         places = _Places.of(datums)
         rows, at, logs = self._rows(places.before)
-        logp = logs[at, places.after]
-        loss, slope = 0.0, np.zeros_like(logp)
+        start = _log_softmax(self._start[rows])
+        logp, divergence = logs[at, places.after], (np.exp(start) * (start - logs)).sum(axis=1)[at]
+        loss, by_logp, by_divergence = 0.0, np.zeros_like(logp), np.zeros_like(logp)
         for term in objective:
             count = _denominator(datums, term.loss)
             if count:
-                view = places.view(datums, logp, term.loss)
-                value, slopes = _value_and_slopes(view, term)
-                loss += term.scale * value / count
-                slope += term.scale * slopes / count
-        # d log p(b after a) / d logit(a, c) is [b = c] - p(c after a).
-        weight = np.bincount(at, weights=slope, minlength=len(rows))
-        self._gradient[rows] -= weight[:, None] * np.exp(logs)
-        np.add.at(self._gradient, (places.before, places.after), slope)
+                view = places.view(datums, term.loss, logp, divergence)
+                found = _differentiate(view, term)
+                loss += term.scale * found.value / count
+                by_logp += term.scale * found.by_logp / count
+                by_divergence += term.scale * found.by_divergence / count
+        # With p for the model and s for the start: d log p(b after a) / d logit(a, c) is [b = c] - p(c after a),
+        # and d KL(s || p)(a) / d logit(a, c) is p(c after a) - s(c after a).
+        pull, hold = (np.bincount(at, weights=w, minlength=len(rows))[:, None] for w in (by_logp, by_divergence))
+        self._gradient[rows] += hold * (np.exp(logs) - np.exp(start)) - pull * np.exp(logs)
+        np.add.at(self._gradient, (places.before, places.after), by_logp)
         seen = Counter(places.source)
         nll = {s: -float(logp[np.array(places.source) == s].mean()) for s in seen}
         return StepMetrics(loss=loss, losses=nll, supervised=len(logp), supervised_by_source=dict(seen))
@@ -250,7 +254,7 @@ class _Places:
         source = tuple(datums[i].source for i in sequence)
         return cls(before=before, after=after, target=tuple(target), sequence=sequence, group=group, source=source)
 
-    def view(self, datums: Sequence[Datum], logp: Array, term: str) -> TokenView:
+    def view(self, datums: Sequence[Datum], term: str, logp: Array, divergence: Array) -> TokenView:
         """What a loss sees of them."""
 
         def stream(streams: Callable[[Datum], Mapping[str, Floats]], name: str) -> Array:
@@ -260,24 +264,39 @@ class _Places:
 
         names = {name for d in datums for name in d.side}
         return TokenView(
-            logp=logp, weight=stream(lambda d: d.weights, term), side={n: stream(lambda d: d.side, n) for n in names},
+            logp=logp, divergence=divergence if LOSSES[term].needs_start else np.zeros_like(logp),
+            weight=stream(lambda d: d.weights, term), side={n: stream(lambda d: d.side, n) for n in names},
             sequence=self.sequence, group=self.group, segment_sum=lambda values, ids: np.bincount(ids, values), xp=np,
         )  # fmt: skip
 
 
-def _value_and_slopes(view: TokenView, term: Term) -> tuple[float, Array]:
-    """A loss and its derivative by every log-probability: known for `ce`, by central differences for any other."""
-    function = LOSSES[term.loss].function
-    value = float(function(view, **term.params))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slopes:
+    """A loss and its derivatives."""
+
+    value: float
+    by_logp: Array
+    by_divergence: Array
+
+
+def _differentiate(view: TokenView, term: Term) -> _Slopes:
+    """What is known by hand for `ce` and `kl`, and by central differences for any other loss."""
+    loss, none = LOSSES[term.loss], np.zeros_like(view.logp)
+    value = float(loss.function(view, **term.params))
     if term.loss == "ce":
-        return value, -view.weight
-    slopes = np.zeros_like(view.logp)
-    for t in range(len(slopes)):
-        step = np.zeros_like(slopes)
-        step[t] = NUDGE
-        above, below = (function(replace(view, logp=view.logp + sign * step), **term.params) for sign in (1, -1))
-        slopes[t] = (above - below) / (2 * NUDGE)
-    return value, slopes
+        return _Slopes(value=value, by_logp=-view.weight, by_divergence=none)
+    if term.loss == "kl":
+        return _Slopes(value=value, by_logp=none, by_divergence=view.weight)
+
+    def slope(name: str, t: int) -> float:
+        nudge = np.where(np.arange(len(none)) == t, NUDGE, 0.0)
+        above, below = (replace(view, **{name: getattr(view, name) + sign * nudge}) for sign in (1, -1))
+        return float(loss.function(above, **term.params) - loss.function(below, **term.params)) / (2 * NUDGE)
+
+    by_logp, by_divergence = (
+        np.array([slope(name, t) for t in range(len(none))]) for name in ("logp", "divergence")
+    )  # fmt: skip
+    return _Slopes(value=value, by_logp=by_logp, by_divergence=by_divergence if loss.needs_start else none)
 
 
 def _denominator(datums: Sequence[Datum], term: str) -> int:

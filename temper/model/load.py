@@ -123,7 +123,7 @@ def _local(folder: Path) -> Path:
             f"base: {folder} has no config.json{adapter}; expected a model folder as transformers' save_pretrained "
             f"writes it; name another folder, a hub id or {BUILT_IN}"
         )
-    store.weight_files(folder)
+    store.require_readable(folder)
     return folder.resolve()
 
 

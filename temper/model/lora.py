@@ -8,6 +8,8 @@ products that are needed (none for frozen weights, none for an input that does n
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from temper.errors import CheckpointError
 
 ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
+_ASIDE = "temper_set_aside"
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int = 0) -> None:
@@ -105,8 +108,23 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
         )
 
 
+@contextmanager
+def set_aside(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model answers as if it had no adapter."""
+    layers = [module for module in model.modules() if isinstance(module, PeftLinear)]
+    try:
+        for layer in layers:
+            setattr(layer, _ASIDE, True)
+        yield
+    finally:
+        for layer in layers:
+            delattr(layer, _ASIDE)
+
+
 def _forward(layer: PeftLinear, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
     base = layer.get_base_layer()
+    if hasattr(layer, _ASIDE):
+        return base(x)
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     flat = x.reshape(-1, x.shape[-1])
     out = _LoraLinear.apply(flat, base.weight, base.bias, a, b, layer.scaling[ADAPTER])

@@ -35,7 +35,7 @@ def blend(checkpoint: Checkpoint, alpha: float, to: Path) -> None:
             _rewrite(checkpoint.path, folder, lambda name, x: x * alpha if "lora_B" in name else x)
             return
         start = _Tensors(checkpoint.base)
-        _rewrite(checkpoint.path, folder, lambda name, x: torch.lerp(start[name].to(x.dtype), x, alpha))
+        _rewrite(checkpoint.path, folder, lambda name, x: torch.lerp(start.like(name, x), x, alpha))
 
 
 def whole(checkpoint: Checkpoint, to: Path) -> None:
@@ -54,14 +54,23 @@ class _Tensors:
     """Random access to the tensors of a model folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = {}
+        self._folder = folder
+        self._files: dict[str, Path] = {}
         for path in store.weight_files(folder):
             with safe_open(path, framework="pt") as tensors:
                 self._files |= dict.fromkeys(tensors.keys(), path)
 
-    def __getitem__(self, name: str) -> Tensor:
-        with safe_open(self._files[name], framework="pt") as tensors:
-            return tensors.get_tensor(name)
+    def like(self, name: str, other: Tensor) -> Tensor:
+        """The tensor called `name`, in the number format of another of the same shape."""
+        if name in self._files:
+            with safe_open(self._files[name], framework="pt") as tensors:
+                found = tensors.get_tensor(name)
+            if found.shape == other.shape:
+                return found.to(other.dtype)
+        raise CheckpointError(
+            f"{self._folder}: has no tensor {name} of shape {tuple(other.shape)} as the checkpoint has; expected the "
+            "model that training started from; name that base"
+        )
 
 
 class _Adapter:
@@ -81,9 +90,11 @@ class _Adapter:
         """The base tensor with its change added."""
         if name not in self._factors:
             return weight
-        self._used.add(name)
         factors = self._factors[name]
         change = factors["lora_B"].float() @ factors["lora_A"].float() * self._scale
+        if change.shape != weight.shape:
+            return weight  # stays unused, and `require_used` says so
+        self._used.add(name)
         return (weight.float() + change).to(weight.dtype)
 
     def require_used(self, base: Path) -> None:
@@ -91,7 +102,8 @@ class _Adapter:
         left = sorted(set(self._factors) - self._used)
         if left:
             raise CheckpointError(
-                f"{base}: has no layer {left[0]} that the adapter changes; use the base named in adapter_config.json"
+                f"{base}: has no layer {left[0]} of the shape that the adapter changes; expected the model it was "
+                "trained on; use the base named in adapter_config.json"
             )
 
 

@@ -92,6 +92,19 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def require_readable(folder: Path) -> None:
+    """Refuses weight files that are cut off or only point to weights, by their headers."""
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file}: not a safetensors file ({error}); expected weights, it may be cut off or a pointer to a "
+                "large file; download it again"
+            ) from None
+
+
 def load_full_weights(model: PreTrainedModel, folder: Path) -> None:
     """Copies the weights of a model folder into a model of the same shape, in place."""
     own = dict(model.named_parameters()) | dict(model.named_buffers())

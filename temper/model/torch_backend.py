@@ -43,8 +43,8 @@ class TorchBackend:
         if not (attention.supports(model) and attention.install(model)):
             raise CheckpointError(
                 f"{folder}: {model.config.model_type} computes attention or logits in a way temper cannot lay out yet "
-                "(soft-capped, scaled or biased logits, attention sinks, linear attention); expected a decoder with plain or "
-                "sliding-window attention, such as Llama, Qwen, Mistral, SmolLM or OLMo; choose such a base"
+                "(soft-capped, scaled or biased logits, attention sinks, linear attention); expected a decoder with "
+                "plain or sliding-window attention, such as Llama, Qwen, Mistral, SmolLM or OLMo; choose such a base"
             )
         if checkpoint.adapter:
             assert spec is None, "training starts from full weights; merge the adapter first"

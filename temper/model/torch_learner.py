@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,12 +19,23 @@ from transformers import PreTrainedModel
 
 from temper.data.datum import Datum
 from temper.losses import LOSSES, Objective, TokenView
-from temper.model import attention, lora, store
-from temper.model.head import target_logprobs
+from temper.model import attention, load, lora, store
+from temper.model.head import divergence, target_logprobs
 from temper.model.protocol import Checkpoint, Floats, StepMetrics, TrainSpec
 
 MICRO_TOKENS = 1024
 """Tokens per forward pass; a batch of more is accumulated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What one forward pass found, flattened over the datums."""
+
+    picked: list[list[int]]
+    """Supervised targets per datum."""
+    logp: Tensor
+    divergence: Tensor | None
+    """KL(start || model) at the targets; None where no term asks for it."""
 
 
 class TorchLearner:
@@ -36,6 +48,7 @@ class TorchLearner:
         self._spec = spec
         self._trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._fresh = {n: p.detach().clone() for n, p in self._trainable.items()} if spec.rank else {}
+        self._start: PreTrainedModel | None = None
         self._optimizer = self._new_optimizer()
 
     @property
@@ -49,12 +62,13 @@ class TorchLearner:
         loss, nll, seen = 0.0, defaultdict[str, float](float), defaultdict[str, int](int)
         for numbers in _micro_batches(datums, MICRO_TOKENS):
             part = [datums[n] for n in numbers]
-            logp, picked = self._target_logprobs(part)
+            scored = self._score(part)
+            picked, logp = scored.picked, scored.logp
             total = logp.new_zeros(())
             for term in objective:
                 if counts[term.loss]:
                     spec = LOSSES[term.loss]
-                    view = _view(part, picked, logp, term.loss, self.device)
+                    view = _view(part, scored, term.loss, self.device)
                     total = total + term.scale * spec.function(view, **term.params) / counts[term.loss]
             total.backward()
             loss += float(total.detach())
@@ -86,9 +100,9 @@ class TorchLearner:
         """Log-probability in nats of every target with a weight, in order, per datum; no gradient."""
         found: list[Floats] = [()] * len(datums)
         for numbers in _micro_batches(datums, 2 * MICRO_TOKENS):
-            logp, picked = self._target_logprobs([datums[n] for n in numbers])
-            values = iter(logp.tolist())
-            for number, targets in zip(numbers, picked, strict=True):
+            scored = self._score([datums[n] for n in numbers])
+            values = iter(scored.logp.tolist())
+            for number, targets in zip(numbers, scored.picked, strict=True):
                 found[number] = tuple(itertools.islice(values, len(targets)))
         return found
 
@@ -143,18 +157,63 @@ class TorchLearner:
             return attention.alike(inputs)
         return [c for c in grouped if all(len(inputs[n]) > 1 for n in c) and len({inputs[n][0] for n in c}) == 1]
 
-    def _target_logprobs(self, datums: Sequence[Datum]) -> tuple[Tensor, list[list[int]]]:
-        """Log-probabilities at the supervised targets, flattened; and which targets those are, per datum."""
+    def _score(self, datums: Sequence[Datum]) -> Scored:
+        """One forward pass: log-probabilities at the supervised targets, and the divergence from the start where asked."""
         picked = [_targets(d) for d in datums]
+        hidden = self._hidden(datums, picked)
+        wanted = [d.tokens[t + 1] for d, targets in zip(datums, picked, strict=True) for t in targets]
+        targets = torch.tensor(wanted, device=self.device)
+        head = _head(self.model)
+        held = [n for n, d in enumerate(datums) if torch.is_grad_enabled() and _needs_start(d)]
+        if not held:
+            return Scored(picked=picked, logp=target_logprobs(hidden, head, targets), divergence=None)
+        reference = self._start_hidden([datums[n] for n in held], [picked[n] for n in held])
+        is_held = torch.tensor([n in set(held) for n, t in enumerate(picked) for _ in t], device=self.device)
+        at, rest = is_held.nonzero()[:, 0], (~is_held).nonzero()[:, 0]
+        kl, own = divergence(hidden[at], head, reference, self._start_head(), targets[at])
+        logp = hidden.new_zeros(len(targets), dtype=torch.float32)
+        logp = logp.index_copy(0, at, own).index_copy(0, rest, target_logprobs(hidden[rest], head, targets[rest]))
+        return Scored(picked=picked, logp=logp, divergence=torch.zeros_like(logp).index_copy(0, at, kl))
+
+    def _hidden(
+        self, datums: Sequence[Datum], picked: Sequence[Sequence[int]], model: PreTrainedModel | None = None
+    ) -> Tensor:
+        """[targets, H] final hidden states at the supervised positions."""
         inputs = [d.tokens[:-1] for d in datums]
         layout = attention.pack(inputs, self.device, clusters=self._clusters(datums, inputs))
         at = [layout.index(n, t) for n, targets in enumerate(picked) for t in targets]
-        wanted = [d.tokens[t + 1] for d, targets in zip(datums, picked, strict=True) for t in targets]
-        body = self.model.base_model
+        body = (model or self.model).base_model
         out = body(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
-        hidden = out.last_hidden_state[0].index_select(0, torch.tensor(at, device=self.device))
-        head = self.model.get_output_embeddings()
-        return target_logprobs(hidden, head.weight, torch.tensor(wanted, device=self.device)), picked  # pyright: ignore
+        return out.last_hidden_state[0].index_select(0, torch.tensor(at, device=self.device))
+
+    @torch.no_grad()
+    def _start_hidden(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]]) -> Tensor:
+        """What the stage's start makes of the same positions: the base below the adapter, or a frozen copy."""
+        if self._spec.rank is not None:
+            with lora.set_aside(self.model):
+                return self._hidden(datums, picked)
+        return self._hidden(datums, picked, self._frozen())
+
+    def _start_head(self) -> Tensor:
+        return _head(self.model if self._spec.rank is not None else self._frozen())
+
+    def _frozen(self) -> PreTrainedModel:
+        """A copy of the start that never trains, made when first asked for; it doubles the weights in memory."""
+        if self._start is None:
+            self._start = load.open_model(self._base, self.device)
+            attention.install(self._start)
+            self._start.requires_grad_(False)
+        return self._start
+
+
+def _head(model: PreTrainedModel) -> Tensor:
+    head = model.get_output_embeddings()
+    assert head is not None, "a causal language model has a head"
+    return head.weight  # pyright: ignore[reportReturnType]
+
+
+def _needs_start(datum: Datum) -> bool:
+    return any(LOSSES[term].needs_start and any(weights) for term, weights in datum.weights.items())
 
 
 def _grouped(datums: Sequence[Datum]) -> list[list[int]]:
@@ -207,9 +266,7 @@ def _micro_batches(datums: Sequence[Datum], limit: int) -> Iterator[list[int]]:
         yield part
 
 
-def _view(
-    datums: Sequence[Datum], picked: Sequence[Sequence[int]], logp: Tensor, term: str, device: torch.device
-) -> TokenView:
+def _view(datums: Sequence[Datum], scored: Scored, term: str, device: torch.device) -> TokenView:
     """The supervised targets of a micro-batch as a loss sees them."""
 
     def stream(values: Mapping[str, tuple[float, ...]], name: str, targets: Sequence[int]) -> list[float]:
@@ -219,6 +276,7 @@ def _view(
     def flat(rows: list[list[float]]) -> Tensor:
         return torch.tensor([v for row in rows for v in row], device=device, dtype=torch.float32)
 
+    picked, logp = scored.picked, scored.logp
     pairs = list(zip(datums, picked, strict=True))
     names = {name for d in datums for name in d.side}
     counts = torch.tensor([len(t) for t in picked], device=device)
@@ -230,6 +288,7 @@ def _view(
         side={name: flat([stream(d.side, name, t) for d, t in pairs]) for name in names},
         sequence=torch.repeat_interleave(torch.arange(len(datums), device=device), counts),
         group=torch.repeat_interleave(torch.tensor([index[g] for g in groups], device=device), counts),
+        divergence=torch.zeros_like(logp) if scored.divergence is None else scored.divergence,
         segment_sum=_segment_sum,
         xp=torch,
     )

@@ -39,6 +39,10 @@ class ResolvedSFT:
     """Part of the supervised tokens of every step that is general; 0 for none."""
     replay_from: Mapping[str, float]
     """Category -> part of the replay; sums to 1, empty without replay."""
+    keep: Literal["ce", "kl"]
+    """Cross-entropy on the general rows, or divergence from the stage's start."""
+    keep_scale: float
+    """Weight of the divergence beside the domain's cross-entropy, each averaged over its own tokens."""
     adapter: Literal["lora", "full"]
     rank: int | None
     """None for full fine-tuning, as is alpha."""
@@ -208,6 +212,8 @@ def _sft(stage: SFT, facts: Facts, table: SFTTable, index: int, cut: Cut) -> tup
         data=stage.data,
         replay_share=share,
         replay_from=weights,
+        keep=sheet.take("keep", stage.keep, rules.pick(table.keep)) if share else "ce",
+        keep_scale=rules.pick(table.keep_scale).value,
         adapter=adapter,
         rank=rank,
         alpha=alpha,

@@ -143,6 +143,8 @@ class Stage(Frozen):
     """A file of rows, a list of them, or `{file, columns}`."""
     replay: Replay | None = Replay()
     """General rows mixed in; null for none."""
+    keep: Literal["auto", "ce", "kl"] = "auto"
+    """What general rows are for: `ce` learns their answers, `kl` holds the model's own distribution on them."""
     guard: Literal["auto", "stop", "warn", "off"] = "auto"
     """What happens when the general drop surely exceeds the tolerance."""
     choose: Literal["auto", "best", "last"] = "auto"

@@ -25,7 +25,7 @@ from temper.run.context import Context, Listener, Progress, Start, mean_score
 from temper.run.folder import RunFolder, locked
 from temper.run.prepare import Prepared, prepare, train_spec
 from temper.run.selection import Judge
-from temper.run.stage import StageRun
+from temper.run.stage import StageRun, tidy
 from temper.techniques.inventory import shares
 
 BYTES_PER_WEIGHT = 4
@@ -88,7 +88,9 @@ def _fold(
         folder=folder, backend=backend, renderer=prepared.renderer, general=general, domain=prepared.domain,
         tolerance=recipe.tolerance, base_cache=cache, listen=listen, progress=progress,
     )  # fmt: skip
-    if not past:
+    if past:
+        folder.sit_down()
+    else:
         context.log(_started(prepared))
         for notice in (*prepared.resolved.notices, *([prepared.renderer.notice] if prepared.renderer.notice else [])):
             where, _, text = notice.partition(": ")
@@ -122,11 +124,12 @@ def _fold(
             choice = work.run()
             ledger = work.ledger
             del trained, judge, work
+        tidy(folder, choice)
         choices.append(choice)
         result = _result(context, stage, choice, start)
         if result is not start.checkpoint and index + 1 < len(prepared.resolved.stages):
             start = _start_of_next(context, stage, result)
-    _read_test_split(context, base.checkpoint, prepared.resolved.stages[-1].id, result)
+    _read_test_split(context, base.checkpoint, result)
     verdict: RunVerdict = "improved" if any(c.verdict == "improved" for c in choices) else choices[-1].verdict
     tokens = sum(e.tokens for e in folder.events() if isinstance(e, Step))
     context.log(RunFinished(verdict=verdict, tokens=tokens, seconds=folder.seconds()))
@@ -145,13 +148,13 @@ def _started(prepared: Prepared) -> RunStarted:
 def _announce(context: Context, prepared: Prepared, index: int, parent: str, past: Sequence[Event]) -> None:
     """Logs what the stage is and what it mixes, once."""
     stage, inventory = prepared.resolved.stages[index], prepared.inventories[index]
-    if any(isinstance(e, StageStarted) and e.stage == stage.id for e in past):
-        return
-    key = _digest([run_key(prepared), index, parent])
-    context.log(StageStarted(stage=stage.id, technique=stage.technique, parent=parent, key=key, steps=stage.steps))
+    if not any(isinstance(e, StageStarted) and e.stage == stage.id for e in past):
+        key = _digest([run_key(prepared), index, parent])
+        context.log(StageStarted(stage=stage.id, technique=stage.technique, parent=parent, key=key, steps=stage.steps))
+    told = {e.source for e in past if isinstance(e, DataUsed) and e.stage == stage.id}
     part = shares(inventory, stage.replay_share, stage.replay_from)
     for rows in (*inventory.domain, *inventory.general):
-        if part.get(rows.name, 0) > 0:
+        if part.get(rows.name, 0) > 0 and rows.name not in told:
             context.log(
                 DataUsed(
                     stage=stage.id, source=rows.name, role=rows.role, category=rows.category, origin=rows.origin,
@@ -189,10 +192,11 @@ def _start_of_next(context: Context, stage: ResolvedSFT, result: Checkpoint) -> 
     return Start(checkpoint=whole, domain=mean_score(found))
 
 
-def _read_test_split(context: Context, base: Checkpoint, stage: str, result: Checkpoint) -> None:
+def _read_test_split(context: Context, base: Checkpoint, result: Checkpoint) -> None:
     """The untouched half, once: the base and what the run hands over."""
     places = [(base, Where(checkpoint=base.id))]
     if result.id != base.id:
+        stage = result.id.rpartition("/")[0]  # an earlier one when the last stage was no better than its start
         places.append((result, Where(checkpoint=result.id, stage=stage, step=result.step, alpha=result.alpha)))
     for checkpoint, where in places:
         policy = context.backend.open(checkpoint)

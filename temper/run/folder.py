@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import time
@@ -60,8 +61,8 @@ class RunFolder:
             events.append(self.log, stamped)
         except OSError as error:
             raise MachineError(
-                f"{self.log}: could not be written ({error}); expected a writable folder with free space; free some space, "
-                "then run the same command again to continue"
+                f"{self.log}: could not be written ({error}); expected a writable folder with free space; free some "
+                "space, then run the same command again to continue"
             ) from None
         return stamped
 
@@ -74,9 +75,13 @@ class RunFolder:
         return next((e for e in self.events() if isinstance(e, RunFinished)), None)
 
     def seconds(self) -> float:
-        """Wall clock of all sittings: the time between events, breaks before a `Resumed` left out."""
+        """Wall clock of all sittings: the time between events, breaks before a sitting left out."""
         found = events.read(self.log, superseded=True) if self.log.is_file() else []
-        return sum(b.at - a.at for a, b in zip(found, found[1:], strict=False) if not isinstance(b, Resumed))
+        return sum(b.at - a.at for a, b in itertools.pairwise(found) if not (isinstance(b, Resumed) and not b.stage))
+
+    def sit_down(self) -> None:
+        """Marks the beginning of a further sitting, before anything else is written in it."""
+        self.append(Resumed(stage="", step=0))
 
     def claim(self, key: dict[str, object], recipe: str) -> bool:
         """Makes the folder this run's own; True when it holds an earlier sitting of the same run.
@@ -90,19 +95,26 @@ class RunFolder:
             changed = [name for name in key if known.get(name) != json.loads(json.dumps(key[name]))]
             if changed:
                 raise RecipeError(
-                    f"{self.root}: holds a run of another {' and another '.join(changed)}; expected an empty folder or the "
-                    f"same run to continue; write --out with a new folder, or delete {self.root}"
+                    f"{self.root}: holds a run that differs in {', '.join(changed)}; expected an empty folder or "
+                    f"the same run to continue; write --out with a new folder, or delete {self.root}"
                 )
+            self._write_recipe(recipe)
             return self.log.is_file()
-        if any(p.name != ".lock" for p in self.root.iterdir()):
-            raise RecipeError(
-                f"{self.root}: is not empty and holds no run; expected an empty or new folder; write --out with a new folder"
-            )
-        (self.root / "recipe.yaml").write_text(recipe, encoding="utf-8")
         temporary = self.key_file.with_suffix(".part")
+        if any(p.name not in (".lock", temporary.name) for p in self.root.iterdir()):
+            raise RecipeError(
+                f"{self.root}: is not empty and holds no run; expected an empty or new folder; "
+                "write --out with a new folder"
+            )
         temporary.write_text(json.dumps(key, indent=1), encoding="utf-8")
         temporary.replace(self.key_file)
+        self._write_recipe(recipe)
         return False
+
+    def _write_recipe(self, recipe: str) -> None:
+        """For the reader alone, so it comes last: nothing depends on its being there after a kill."""
+        if not (self.root / "recipe.yaml").is_file():
+            (self.root / "recipe.yaml").write_text(recipe, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -122,8 +134,8 @@ def locked(root: Path) -> Iterator[None]:
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
             raise MachineError(
-                f"{root}: another run (process {owner}) is at work here; expected nobody; wait for it, or write --out with "
-                "another folder"
+                f"{root}: another run (process {owner}) is at work here; expected nobody; wait for it, or write --out "
+                "with another folder"
             ) from None
         handle.truncate(0)
         handle.write(str(os.getpid()))

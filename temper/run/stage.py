@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ from temper.budget import Ledger
 from temper.decide.drop import general_drop
 from temper.decide.frontier import Point, Selection, eligible
 from temper.decide.guard import diverged, guard
-from temper.events import Candidate, Choice, Event, Noticed, Resumed, Step, Verdict
+from temper.events import Candidate, CheckpointSaved, Choice, Event, Noticed, Resumed, Step, Verdict
 from temper.model.protocol import Checkpoint, Policy
 from temper.probes.base import Where
 from temper.recipe.resolve import ResolvedSFT
 from temper.run.context import Context, Start
+from temper.run.folder import RunFolder
 from temper.run.selection import Judge, saved_event, select
 from temper.techniques.base import Plan
 from temper.train import train
@@ -42,11 +44,10 @@ class StageRun:
     def run(self) -> Choice:
         """Trains to the end, to a stop or to the end of the budget, and chooses."""
         points, stopped = self._resume()
-        if not stopped and self.policy.learner.step < self.plan.steps:
+        if not stopped and not self.ledger.spent and self.policy.learner.step < self.plan.steps:
             stopped = self._train(points)
         choice = self._last() if self.stage.choose == "last" else self._best(points, stopped)
         self.context.log(choice)
-        self._tidy(choice)
         return choice
 
     def _train(self, points: list[Point]) -> bool:
@@ -77,12 +78,16 @@ class StageRun:
 
     def _look(self, points: list[Point], *, last: bool) -> bool:
         """Saves a candidate, screens it and asks the guard; True to stop."""
-        step = self.policy.learner.step
-        checkpoint = self._checkpoint(step)
+        checkpoint = self._checkpoint(self.policy.learner.step)
         self.policy.learner.save(checkpoint.path)
         self.context.log(saved_event(self.context, self.stage.id, checkpoint))
+        return self._screen(checkpoint, points, last=last)
+
+    def _screen(self, checkpoint: Checkpoint, points: list[Point], *, last: bool) -> bool:
+        """Measures the candidate that the learner holds and asks the guard; True to stop."""
         if self.stage.choose == "last" and not last:
             return False
+        step = checkpoint.step
         where = Where(checkpoint=checkpoint.id, stage=self.stage.id, step=step)
         general = self.context.measure(self.policy, self.context.general, split="quick", where=where)
         points.append(self.judge.screen(checkpoint, general=general))
@@ -110,8 +115,8 @@ class StageRun:
         if point is None:
             start = self.start.checkpoint
             return Choice(
-                stage=self.stage.id, step=0, alpha=0.0, checkpoint=start.id, path=self.context.folder.relative(start.path),
-                verdict=selection.verdict, reason=selection.reason,
+                stage=self.stage.id, step=0, alpha=0.0, checkpoint=start.id,
+                path=self.context.folder.relative(start.path), verdict=selection.verdict, reason=selection.reason,
             )  # fmt: skip
         return Choice(
             stage=self.stage.id, step=point.step, alpha=point.alpha, checkpoint=point.checkpoint, path=point.path,
@@ -132,8 +137,12 @@ class StageRun:
         point = self.judge.confirm(screened)
         assert point.drop is not None
         keeps, why = eligible(point.drop, self.context.tolerance)
+        better = point.domain > self.start.domain
         reason = f"the recipe asks for the last checkpoint, which {'keeps' if keeps else 'breaks'} the tolerance: {why}"
-        return self._choice(Selection(point=point, verdict="improved" if keeps else "kept-base", reason=reason))
+        if not better:
+            reason += "; its domain score is no better than before the stage"
+        verdict = "improved" if keeps and better else "kept-base"
+        return self._choice(Selection(point=point, verdict=verdict, reason=reason))
 
     def _resume(self) -> tuple[list[Point], bool]:
         """Continues an earlier sitting: loads its newest training state and takes up the candidates it screened."""
@@ -143,21 +152,33 @@ class StageRun:
         if state is not None:
             self.policy.learner.load(state, resume=True)
         if begun:
-            self.context.log(Resumed(stage=self.stage.id, step=self.policy.learner.step))
-        held = self.context.folder.events() if begun else []
-        points = self._screened(held)
-        verdicts = [e for e in held if isinstance(e, Verdict) and e.stage == self.stage.id]
-        stopped = bool(verdicts) and verdicts[-1].level == "stop"
-        known = {p.step for p in points}
+            self._take_back(self.policy.learner.step)
+        verdicts = {e.step: e for e in self.past if isinstance(e, Verdict) and e.stage == self.stage.id}
+        points = [p for p in self._screened() if p.step in verdicts]
+        stopped = any(e.level == "stop" for e in verdicts.values())
         step = self.policy.learner.step
-        if state is not None and step in self._saves() and step not in known and not stopped:
-            stopped = self._look(points, last=step == self.plan.steps)  # killed between saving and looking
+        if state is not None and state.path != self._resume_folder and step not in verdicts:
+            stopped = self._finish_look(points)  # killed between saving and the guard's word
         return points, stopped
 
-    def _screened(self, held: Sequence[Event]) -> list[Point]:
-        """Candidates of the trained line that earlier sittings screened; their drops are computed again from the items."""
+    def _take_back(self, step: int) -> None:
+        """Logs that the stage continues after `step`; what came later is taken again, so its tokens are not charged."""
+        self.context.log(Resumed(stage=self.stage.id, step=step))
+        lost = sum(e.tokens for e in self.past if isinstance(e, Step) and e.stage == self.stage.id and e.step > step)
+        self.ledger = dataclasses.replace(self.ledger, tokens=self.ledger.tokens - lost)
+        self.past = self.context.folder.events()
+
+    def _finish_look(self, points: list[Point]) -> bool:
+        """Does what an earlier sitting left undone for the candidate that the learner holds; True to stop."""
+        checkpoint = self._checkpoint(self.policy.learner.step)
+        if not any(isinstance(e, CheckpointSaved) and e.checkpoint == checkpoint.id for e in self.past):
+            self.context.log(saved_event(self.context, self.stage.id, checkpoint))
+        return self._screen(checkpoint, points, last=self.ledger.spent or checkpoint.step == self.plan.steps)
+
+    def _screened(self) -> list[Point]:
+        """Candidates of the trained line that earlier sittings screened, their drops computed again from the items."""
         points: list[Point] = []
-        for event in held:
+        for event in self.past:
             if isinstance(event, Candidate) and (event.stage, event.split, event.alpha) == (
                 self.stage.id,
                 "quick",
@@ -176,9 +197,9 @@ class StageRun:
 
     def _newest_state(self) -> Checkpoint | None:
         """The training state with the most steps among the candidates and the rolling save."""
-        folders = [self._resume_folder, *self.context.folder.stage(self.stage.id).glob("checkpoints/step-*")]
+        folders = [*self.context.folder.stage(self.stage.id).glob("checkpoints/step-*"), self._resume_folder]
         states = [f for f in folders if (f / "trainer" / "state.json").is_file()]
-        newest = max(states, key=lambda f: (f / "trainer" / "state.json").stat().st_mtime_ns, default=None)
+        newest = max(states, key=_step_of, default=None)
         return None if newest is None else self._checkpoint(0, newest)
 
     def _saves(self) -> set[int]:
@@ -197,10 +218,16 @@ class StageRun:
     def _resume_folder(self) -> Path:
         return self.context.folder.stage(self.stage.id) / "resume"
 
-    def _tidy(self, choice: Choice) -> None:
-        """Removes what nobody will need: training states, and points on the line that were not chosen."""
-        shutil.rmtree(self._resume_folder, ignore_errors=True)
-        for folder in self.context.folder.stage(self.stage.id).glob("checkpoints/step-*"):
-            shutil.rmtree(folder / "trainer", ignore_errors=True)
-            if "-alpha-" in folder.name and self.context.folder.relative(folder) != choice.path:
-                shutil.rmtree(folder)
+
+def tidy(run: RunFolder, choice: Choice) -> None:
+    """Removes what nobody will need of a stage: training states, and points on the line that were not chosen."""
+    shutil.rmtree(run.stage(choice.stage) / "resume", ignore_errors=True)
+    for folder in run.stage(choice.stage).glob("checkpoints/step-*"):
+        shutil.rmtree(folder / "trainer", ignore_errors=True)
+        if "-alpha-" in folder.name and run.relative(folder) != choice.path:
+            shutil.rmtree(folder)
+
+
+def _step_of(state: Path) -> int:
+    """After how many steps a training state was saved; its file's time says nothing once a run folder was copied."""
+    return json.loads((state / "trainer" / "state.json").read_text(encoding="utf-8"))["step"]

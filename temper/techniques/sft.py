@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from temper.data.datum import Datum
 from temper.data.mixture import MixSource, Mixture
@@ -24,7 +25,7 @@ def plan(stage: ResolvedSFT, inventory: Inventory, *, seed: int) -> Plan:
 
     return Plan(
         feed=feed,
-        objective=(Term(loss="ce"),),
+        objective=(Term(loss="ce"), *([Term(loss="kl", scale=stage.keep_scale)] if stage.keep == "kl" else [])),
         steps=stage.steps,
         schedule=schedule(stage.schedule, peak=stage.lr, warmup=stage.warmup_steps, steps=stage.steps),
     )
@@ -35,6 +36,18 @@ def mixture(stage: ResolvedSFT, inventory: Inventory, *, seed: int) -> Mixture:
     by_source = shares(inventory, stage.replay_share, stage.replay_from)
     rows = [r for r in (*inventory.domain, *inventory.general) if by_source.get(r.name, 0) > 0]
     sources = (
-        MixSource(name=r.name, role=r.role, category=r.category, datums=r.datums, share=by_source[r.name]) for r in rows
+        MixSource(
+            name=r.name,
+            role=r.role,
+            category=r.category,
+            datums=_held(r.datums) if r.role == "general" and stage.keep == "kl" else r.datums,
+            share=by_source[r.name],
+        )
+        for r in rows
     )
     return Mixture(sources=tuple(sources), seed=seed)
+
+
+def _held(datums: Sequence[Datum]) -> tuple[Datum, ...]:
+    """The same rows, to hold the model's distribution on them instead of learning their answers."""
+    return tuple(replace(d, weights={"kl": d.weights["ce"]}) for d in datums)

@@ -16,12 +16,6 @@ ONLY = {
 
 PROTOCOL = "temper.model.protocol"
 
-BUILDERS = {
-    "temper/run.py": "opens the model a run names; everything it calls gets the protocol",
-    "temper/cli.py": "opens the model a verb names",
-}
-"""The files right of `model` that may name a backend, and why. A new entry needs a reason of this kind."""
-
 TORCHLIKE = {"torch", "transformers", "peft", "accelerate", "gguf", "safetensors", "tokenizers"}
 """What only temper/model/ may import."""
 
@@ -57,7 +51,7 @@ def layer_faults(source: Source) -> list[str]:
             faults.append(f"{where}; {source.layer} stands left of {target}")
         elif target and source.layer in ONLY and target not in ONLY[source.layer]:
             faults.append(f"{where}; {source.layer} sees only {', '.join(sorted(ONLY[source.layer]))}")
-        elif target == "model" != source.layer and not (found.target.startswith(PROTOCOL) or source.path in BUILDERS):
+        elif target == "model" != source.layer and not found.target.startswith(PROTOCOL):
             faults.append(f"{where}; right of model only {PROTOCOL} is seen, a backend is reached through a registry")
     return faults
 

@@ -2,14 +2,17 @@
 
 The base knows `PROSE` by its pairs of tokens, and the general suite asks for nothing else. It predicts a token from the
 one before it alone, so every domain answer is the same text, `SAFE` or `GREEDY`: the first is made of tokens that no
-prose uses, the second continues the prose's ` fox` in another way.
+prose uses, the second continues the prose's ` fox` in another way. `soft-exam.jsonl` asks how much likelier `GREEDY` is
+than another text, so that its score rises with every step. Every second row of `uneven.jsonl` is about five times as
+long, so that the tokens of a few steps are not foreseen by their mean. The answers of `noise.jsonl` follow no rule.
 """
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,7 @@ class World:
     """A folder with a base model, data and suites, and what it takes to run recipes in it."""
 
     folder: Path
-    backend: FakeBackend = FakeBackend()
+    backend: FakeBackend = field(default_factory=FakeBackend)
 
     @classmethod
     def make(cls, folder: Path) -> World:
@@ -59,9 +62,16 @@ class World:
             rows = [{"prompt": q, "completion": answer} for q in ASKED]
             _lines(folder / f"{name}.jsonl", rows[::2])
             _lines(folder / f"{name}-exam.jsonl", rows[1::2])
+        uneven = [{"prompt": q + " the light" * 60 * (n % 2), "completion": SAFE} for n, q in enumerate(ASKED[::2])]
+        _lines(folder / "uneven.jsonl", uneven)
+        order = random.Random(0)
+        noise = [{"prompt": q, "completion": " ".join(order.sample(ROOMS, len(ROOMS)))} for q in ASKED]
+        _lines(folder / "noise.jsonl", noise)
+        odd = [{"prompt": q, "completion": GREEDY, "options": [GREEDY, "no fox yes."]} for q in ASKED[1::2]]
+        _lines(folder / "soft-exam.jsonl", odd)
         _lines(folder / "prose.jsonl", [{"id": f"{n}", "text": text} for n, text in enumerate(PROSE)])
         pairs = [{"id": f"{n}", "context": f"{s} jumps over", "options": [" the dog", " yes no"], "gold": 0}
-                 for n, s in enumerate(SUBJECTS * 6)]  # fmt: skip
+                 for n, s in enumerate(SUBJECTS * 4)]  # fmt: skip
         _lines(folder / "pairs.jsonl", pairs)
         suite = [("prose", "language", "text"), ("pairs", "reasoning", "choice")]
         probes = [f'[[probe]]\nname = "{n}"\naxis = "{a}"\nkind = "{k}"\nsource = "{n}.jsonl"\n' for n, a, k in suite]

@@ -52,7 +52,7 @@ def setting(resolved: Resolved, path: str) -> Setting:
 def test_every_value_of_a_stage_is_a_setting_with_its_reason() -> None:
     resolved = resolve(recipe(), FACTS)
     paths = {s.path.removeprefix("stages.0.") for s in resolved.settings}
-    fields = set(ResolvedSFT.__dataclass_fields__) - {"id", "replay_share", "replay_from", "warmup_steps"}
+    fields = set(ResolvedSFT.__dataclass_fields__) - {"id", "replay_share", "replay_from", "warmup_steps", "keep_scale"}
     assert paths >= fields | {"replay.share", "replay.from", "warmup"}
     for found in resolved.settings:
         if found.origin == "rule":
@@ -66,7 +66,7 @@ def test_what_the_recipe_says_is_taken_as_it_is() -> None:
     asked = {
         "adapter": "lora", "rank": 4, "alpha": 8, "lr": 3e-4, "steps": 50, "batch_tokens": 256, "schedule": "cosine",
         "warmup": "10%", "weight_decay": 0.1, "clip": 2, "betas": [0.8, 0.9], "max_length": 256, "train_on": "last",
-        "guard": "warn", "choose": "last", "checkpoints": 3,
+        "guard": "warn", "choose": "last", "checkpoints": 3, "keep": "ce",
         "replay": {"share": "20%", "from": {"code": 3, "safety": 1}},
     }  # fmt: skip
     resolved = resolve(recipe(asked), FACTS)
@@ -75,6 +75,7 @@ def test_what_the_recipe_says_is_taken_as_it_is() -> None:
     assert (stage.schedule, stage.warmup_steps, stage.weight_decay, stage.clip) == ("cosine", 5, 0.1, 2.0)
     assert (stage.betas, stage.max_length, stage.train_on) == ((0.8, 0.9), 256, "last")
     assert (stage.guard, stage.choose, stage.checkpoints) == ("warn", "last", 3)
+    assert stage.keep == "ce"
     assert (stage.replay_share, stage.replay_from) == (0.2, {"code": 0.75, "safety": 0.25})
     assert stage.epochs == pytest.approx(50 * 0.8 * 256 / 20_000)
     taken = [s for s in resolved.settings if s.path.startswith("stages.0.") and s.origin != "recipe"]

@@ -1,0 +1,40 @@
+"""Log-probabilities of targets against torch's log_softmax over the whole vocabulary."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from temper.model.head import CHUNK, target_logprobs
+
+COUNTS = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("count", COUNTS)
+def test_values_and_gradients_are_those_of_log_softmax(count: int, trains: bool) -> None:
+    generator = torch.Generator().manual_seed(count)
+    hidden = torch.randn(count, 16, generator=generator)
+    weight = torch.randn(97, 16, generator=generator)
+    targets = torch.randint(0, 97, (count,), generator=generator)
+    outside = torch.randn(count, generator=generator)
+    results = []
+    for own in (True, False):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trains)
+        logp = target_logprobs(h, w, targets) if own else (h @ w.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        (logp * outside).sum().backward()
+        results.append((logp.detach(), h.grad, w.grad))
+    (logp, to_hidden, to_weight), (expected, expected_hidden, expected_weight) = results
+    torch.testing.assert_close(logp, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(to_hidden, expected_hidden, rtol=1e-4, atol=1e-5)
+    if trains:
+        torch.testing.assert_close(to_weight, expected_weight, rtol=1e-4, atol=1e-4)
+    else:
+        assert to_weight is None
+
+
+def test_no_gradient_is_prepared_where_none_is_wanted() -> None:
+    with torch.inference_mode():
+        logp = target_logprobs(torch.zeros(3, 4), torch.zeros(10, 4), torch.tensor([1, 2, 3]))
+    # ten equal logits: ln(1/10)
+    assert logp.tolist() == pytest.approx([-2.302585] * 3, abs=1e-6)

@@ -1,0 +1,226 @@
+"""Whole runs of the fake model: what they hand on, what stops them, what they refuse."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from temper.errors import CheckpointError, MachineError, RecipeError
+from temper.events import (
+    Candidate,
+    CheckpointSaved,
+    Choice,
+    DataUsed,
+    Event,
+    Measurement,
+    Noticed,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    Step,
+    Verdict,
+)
+from temper.model.fake import FakeBackend
+from temper.run.folder import locked
+from tests.fakes.world import World, held, of
+
+GREEDY: Mapping[str, Any] = {"data": "greedy.jsonl", "steps": 24, "checkpoints": 8}
+GREEDY_EXAM = "greedy-exam.jsonl"
+
+
+def test_a_run_that_learns_inside_the_tolerance_hands_on_its_best_checkpoint(world: World) -> None:
+    result = world.run(world.recipe())
+    log = held(result)
+    assert (result.verdict, result.already) == ("improved", False)
+    assert (result.choice.step, result.choice.alpha) == (12, 1.0)
+    # No prose uses a token of the answers, so not one logit that it needs has moved.
+    (confirmed,) = [e for e in of(log, Candidate) if e.split == "selection"]
+    assert (confirmed.domain, confirmed.eligible) == (1.0, True)
+    assert confirmed.ucb95 == pytest.approx(0.0, abs=1e-12)
+    assert (world.folder / "run" / result.choice.path / "table.npz").is_file()
+    assert world.backend.locate(str(world.folder / "run" / result.choice.path)).sha256
+
+
+def test_a_run_writes_down_everything_from_start_to_end(world: World) -> None:
+    log = held(world.run(world.recipe()))
+    assert isinstance(log[0], RunStarted) and isinstance(log[-1], RunFinished)
+    kinds = [type(e) for e in log]
+    assert [kinds.count(k) for k in (StageStarted, DataUsed, Step, CheckpointSaved, Verdict, Choice)] == [
+        1, 1, 12, 3, 3, 1,
+    ]  # fmt: skip
+    assert log[-1].tokens == sum(e.tokens for e in of(log, Step))
+    assert all(b.at >= a.at > 0 for a, b in zip(log, log[1:], strict=False))
+
+
+def test_the_selection_split_chooses_and_the_test_split_is_read_once_afterwards(world: World) -> None:
+    log = held(world.run(world.recipe()))
+    chosen_at = next(n for n, e in enumerate(log) if isinstance(e, Choice))
+    tests = [(n, e) for n, e in enumerate(log) if isinstance(e, Measurement) and e.split == "test"]
+    assert all(n > chosen_at for n, _ in tests)
+    probes = ("safe-exam", "prose", "pairs")
+    assert [(e.checkpoint, e.probe) for _, e in tests] == [
+        (id, p) for id in ("base", "01-sft/step-000012") for p in probes
+    ]
+    selection = {e.probe: set(e.ids) for e in of(log, Measurement) if e.split == "selection"}
+    assert all(not selection[e.probe] & set(e.ids) for _, e in tests)
+
+
+def test_the_guard_stops_a_greedy_stage_and_a_point_on_the_line_is_chosen(world: World) -> None:
+    """After ` fox` the prose wants ` jumps`: full strength unlearns that, part of it answers the exam and does not."""
+    result = world.run(world.recipe(GREEDY, exam=GREEDY_EXAM))
+    log = held(result)
+    assert [e.level for e in of(log, Verdict)] == ["ok", "ok", "ok", "stop"]
+    assert len(of(log, Step)) == 12  # of 24: every third is looked at
+    assert (result.verdict, result.choice.step) == ("improved", 12)
+    assert 0 < result.choice.alpha < 1
+    trained = next(e for e in of(log, Candidate) if (e.step, e.alpha) == (12, 1.0))
+    (chosen,) = [e for e in of(log, Candidate) if (e.alpha, e.split) == (result.choice.alpha, "selection")]
+    assert trained.domain == chosen.domain == 1.0
+    assert chosen.ucb95 <= 0.1 < trained.lcb95
+    kept = {p.name for p in (world.folder / "run" / "stages" / "01-sft" / "checkpoints").iterdir()}
+    assert kept == {f"step-{n:06d}" for n in (3, 6, 9, 12)} | {result.choice.path.rpartition("/")[2]}
+
+
+def test_what_was_saved_before_a_stop_can_be_chosen(world: World) -> None:
+    result = world.run(world.recipe({**GREEDY, "steps": 9, "checkpoints": 3, "lr": 2e-3}, exam="soft-exam.jsonl"))
+    assert [(e.step, e.level) for e in of(held(result), Verdict)] == [(3, "ok"), (6, "stop")]
+    assert (result.verdict, result.choice.step, result.choice.alpha) == ("improved", 3, 1.0)
+
+
+def test_the_base_is_kept_when_nothing_gets_better(world: World) -> None:
+    """The exam asks for other answers than the rows teach."""
+    result = world.run(world.recipe(exam=GREEDY_EXAM))
+    assert (result.verdict, result.choice.checkpoint, result.choice.alpha) == ("kept-base", "base", 0.0)
+    assert {e.checkpoint for e in of(held(result), Measurement) if e.split == "test"} == {"base"}
+
+
+def test_a_stop_with_nothing_inside_the_tolerance_keeps_the_base_and_says_stopped(world: World) -> None:
+    """At 1 % the line has to end so near the base that nothing of the answers is left."""
+    result = world.run(world.recipe(GREEDY, exam=GREEDY_EXAM, tolerance="1%"))
+    assert (result.verdict, result.choice.checkpoint) == ("stopped", "base")
+
+
+@pytest.mark.parametrize(
+    ("data", "exam", "verdict", "said"),
+    [
+        ("safe.jsonl", "safe-exam.jsonl", "improved", "keeps the tolerance"),
+        ("greedy.jsonl", GREEDY_EXAM, "kept-base", "breaks the tolerance"),
+        ("safe.jsonl", GREEDY_EXAM, "kept-base", "no better than before"),
+    ],
+)
+def test_the_last_checkpoint_is_handed_on_when_the_recipe_asks_for_it(
+    world: World, data: str, exam: str, verdict: str, said: str
+) -> None:
+    result = world.run(world.recipe({"data": data, "choose": "last", "guard": "off"}, exam=exam))
+    assert (result.verdict, result.choice.checkpoint) == (verdict, "01-sft/step-000012")
+    assert said in result.choice.reason
+    # One look at the end: a checkpoint that cannot be chosen is not measured.
+    assert [(e.step, e.split) for e in of(held(result), Candidate)] == [(12, "quick"), (12, "selection")]
+
+
+@pytest.mark.parametrize(("mode", "level"), [("off", "ok"), ("warn", "warn")])
+def test_a_guard_that_may_not_stop_says_what_it_sees(world: World, mode: str, level: str) -> None:
+    log = held(world.run(world.recipe({**GREEDY, "guard": mode}, exam=GREEDY_EXAM)))
+    assert len(of(log, Step)) == 24
+    assert of(log, Verdict)[-1].level == level
+    assert of(log, Verdict)[-1].lcb95 > 0.1
+
+
+@pytest.mark.parametrize("sensitivity", [1e5, math.inf])
+def test_a_run_that_goes_to_pieces_stops_and_keeps_the_base(world: World, sensitivity: float) -> None:
+    """100 nats a step throw the loss up at once; infinitely many make it not a number."""
+    broken = replace(world, backend=FakeBackend(sensitivity=sensitivity))
+    result = broken.run(broken.recipe({"data": ["safe.jsonl", "greedy.jsonl"], "checkpoints": 1}))
+    log = held(result)
+    assert (result.verdict, result.choice.checkpoint) == ("stopped", "base")
+    assert len(of(log, Step)) < 12
+    assert "the training loss" in of(log, Verdict)[-1].reason
+
+
+def test_a_spent_budget_ends_the_stage_and_what_was_saved_is_judged(world: World) -> None:
+    """5 steps fit 1200 tokens by the mean of the rows; with this seed the long ones come first and 4 take 1202."""
+    stage = {"data": "uneven.jsonl", "batch_tokens": 12, "lr": 4e-3, "checkpoints": 2}
+    result = world.run(world.recipe(stage, seed=7, budget={"tokens": 1200}))
+    log = held(result)
+    assert [e.tokens for e in of(log, Step)] == [468, 192, 348, 194]
+    (told,) = [e.text for e in of(log, Noticed) if e.where == "budget"]
+    assert "after step 4 of 5" in told
+    assert (result.verdict, result.choice.step) == ("improved", 4)
+
+
+def test_a_stage_whose_budget_is_spent_before_it_begins_takes_no_step(world: World) -> None:
+    """The first stage takes 1202 of 1200 tokens, though it was cut to fit with the second."""
+    first = {"data": "uneven.jsonl", "batch_tokens": 12, "lr": 4e-3, "checkpoints": 2, "steps": 5}
+    result = world.run(world.recipe(first, {"steps": 1, "batch_tokens": 5}, seed=7, budget={"tokens": 1200}))
+    log = held(result)
+    assert {e.stage for e in of(log, Step)} == {"01-sft"}
+    assert [(e.stage, e.checkpoint) for e in of(log, Choice)] == [
+        ("01-sft", "01-sft/step-000004"), ("02-sft", "01-sft/step-000004"),
+    ]  # fmt: skip
+
+
+def test_the_second_stage_starts_from_what_the_first_chose(world: World) -> None:
+    """Both teach the same answer; the second one's loss begins where the first one's ended."""
+    adapter = {"adapter": "lora", "steps": 4, "checkpoints": 1, "lr": 2e-3, "data": "greedy.jsonl", "guard": "off"}
+    log = held(world.run(world.recipe(adapter, adapter, exam="soft-exam.jsonl", tolerance="50%")))
+    first, second = of(log, StageStarted)
+    assert (first.parent, second.parent) == ("base", "01-sft/step-000004")
+    losses = {s: [e.loss for e in of(log, Step) if e.stage == s] for s in ("01-sft", "02-sft")}
+    assert losses["02-sft"][0] < losses["01-sft"][-1] < losses["01-sft"][0]
+    assert (world.folder / "run" / "stages" / "01-sft" / "whole" / "tokenizer.json").is_file()
+
+
+def test_a_last_stage_that_is_no_better_hands_on_the_first_ones_choice(world: World) -> None:
+    """Its test results used to be filed under the last stage, beside those of that stage's own step 12."""
+    log = held(world.run(world.recipe({"steps": 12}, {"data": "greedy.jsonl", "steps": 2, "checkpoints": 1})))
+    assert [e.checkpoint for e in of(log, Choice)] == ["01-sft/step-000012"] * 2
+    assert log[-1].verdict == "improved"
+    tests = [e for e in of(log, Measurement) if e.split == "test" and e.checkpoint != "base"]
+    assert {(e.stage, e.checkpoint) for e in tests} == {("01-sft", "01-sft/step-000012")}
+    assert not (world.folder / "run" / "stages" / "02-sft" / "probes" / "step-000012").exists()
+
+
+def test_another_recipe_in_the_same_folder_is_refused(world: World) -> None:
+    first = world.run(world.recipe())
+    before = first.folder.log.read_bytes()
+    with pytest.raises(RecipeError, match=r"another stages.*--out"):
+        world.run(world.recipe({"lr": 2e-3}))
+    with pytest.raises(RecipeError, match="another tolerance"):
+        world.run(world.recipe(tolerance="5%"))
+    assert first.folder.log.read_bytes() == before
+
+
+def test_a_folder_with_something_else_in_it_is_refused(world: World) -> None:
+    (world.folder / "thesis").mkdir()
+    (world.folder / "thesis" / "chapter.txt").write_text("precious", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"thesis: is not empty and holds no run.*--out"):
+        world.run(world.recipe(), "thesis")
+
+
+def test_a_folder_that_another_run_works_in_is_refused(world: World) -> None:
+    with locked(world.folder / "run"), pytest.raises(MachineError, match=rf"process {os.getpid()}\).*--out"):
+        world.run(world.recipe())
+    assert world.run(world.recipe()).verdict == "improved"
+
+
+def test_a_full_disk_is_noticed_before_the_first_step(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(world.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=usage.total, used=0, free=250_000_000))
+    seen: list[Event] = []
+    with pytest.raises(MachineError, match="250 MB free on this disk"):
+        world.run(world.recipe(), listen=seen.append)
+    assert seen == []
+    assert not (world.folder / "run" / "events.jsonl").exists()
+
+
+def test_a_folder_without_a_model_is_refused(world: World) -> None:
+    (world.folder / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"empty: no table\.npz"):
+        world.run(world.recipe(base="empty"))
