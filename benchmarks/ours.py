@@ -24,7 +24,7 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from temper.data.render import Renderer
     from temper.data.rows import Message, Row
     from temper.losses import Term
-    from temper.model.protocol import TrainSpec
+    from temper.model.protocol import Checkpoint, TrainSpec
     from temper.model.torch_backend import TorchBackend
 
     torch.set_num_threads(options.threads)
@@ -36,7 +36,7 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         messages = tuple(Message(**turn) for turn in form["prompt"] + form["completion"])
         datums.append(renderer.datum(Row(id=str(number), messages=messages, origin=f"chats:{number}"), source="chats"))
     spec = TrainSpec(rank=16 if options.adapter == "lora" else None, alpha=32.0)
-    learner = TorchBackend().open(folder, spec).learner
+    learner = TorchBackend().open(Checkpoint(id="base", path=folder, base=folder), spec).learner
     losses, stamps = [], []
     for start in range(0, len(datums), options.batch):
         metrics = learner.forward_backward(datums[start : start + options.batch], (Term(loss="ce"),))

@@ -16,8 +16,8 @@ from temper.model.torch_backend import TorchBackend
 
 NAME = "smollm2-135m-instruct"
 PROMPTS = {"instruction": 440, "reasoning": 170, "knowledge": 190, "code": 90}
-"""Prompts per category, about in the proportions of the default mix. None of safety: this model complies with most harmful
-prompts, and that is not to be rehearsed; the catalogue has refusals instead."""
+"""Prompts per category, about in the proportions of the default mix. None of safety: this model complies with most
+harmful prompts, and that is not to be rehearsed; the catalogue has refusals instead."""
 MAX_NEW_TOKENS = 72
 
 

@@ -250,7 +250,7 @@ class Choice(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
-    """The run was interrupted and continues after `step` (0: at the stage's beginning)."""
+    """The run was interrupted and continues after `step` (0: at the stage's beginning; no stage: before the first)."""
 
     kind: ClassVar[str] = "resumed"
     stage: str
@@ -325,7 +325,7 @@ def read(path: Path, *, superseded: bool = False) -> list[Event]:
     Lines cut off by a kill are dropped; any other line that is no event is an error.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected the event log of a run, made by `temper run`") from None
     found: list[Event] = []

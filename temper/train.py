@@ -15,7 +15,7 @@ from temper.techniques.base import Plan
 def train(learner: Learner, plan: Plan) -> Iterator[Step]:
     """Runs the plan from the learner's own step to its end, one event per optimiser step."""
     done = learner.step
-    for datums in islice(plan.feed(done), plan.steps - done):
+    for datums in islice(plan.feed(done), max(0, plan.steps - done)):
         started = time.monotonic()
         lr = plan.schedule(learner.step)
         metrics = learner.forward_backward(datums, plan.objective)

@@ -39,20 +39,22 @@ Rules = dict[str, ex.Sentence]
 
 SWITCH = ("area_domain", "domain_only", "name_only", "name_area")
 PLACE = ("default", "area_only", "name_only")
-MEANINGS: Mapping[str, Sequence[str]] = MappingProxyType({
-    "HassTurnOn": SWITCH,
-    "HassTurnOff": SWITCH,
-    "HassLightSet": ("area_brightness", "area_color", "name_brightness", "name_color"),
-    "HassClimateSetTemperature": ("area_temperature", "name_temperature", "temperature_only"),
-    "HassClimateGetTemperature": PLACE,
-    "HassFanSetSpeed": PLACE,
-    "HassSetPosition": ("area_device_class", "device_class", "name_only"),
-    "HassMediaNext": PLACE,
-    "HassSetVolume": PLACE,
-    "HassStartTimer": ("hours_only", "minutes_only", "seconds_only", "name_minutes"),
-    "HassCancelTimer": ("default", "area_only", "name_only", "minutes_only"),
-    "HassDecreaseTimer": ("hours_only", "minutes_only", "seconds_only"),
-})
+MEANINGS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "HassTurnOn": SWITCH,
+        "HassTurnOff": SWITCH,
+        "HassLightSet": ("area_brightness", "area_color", "name_brightness", "name_color"),
+        "HassClimateSetTemperature": ("area_temperature", "name_temperature", "temperature_only"),
+        "HassClimateGetTemperature": PLACE,
+        "HassFanSetSpeed": PLACE,
+        "HassSetPosition": ("area_device_class", "device_class", "name_only"),
+        "HassMediaNext": PLACE,
+        "HassSetVolume": PLACE,
+        "HassStartTimer": ("hours_only", "minutes_only", "seconds_only", "name_minutes"),
+        "HassCancelTimer": ("default", "area_only", "name_only", "minutes_only"),
+        "HassDecreaseTimer": ("hours_only", "minutes_only", "seconds_only"),
+    }
+)
 """Intent -> the slot combinations that are used; what needs a list that is not below drops out by itself."""
 
 PERCENT = tuple(range(5, 101, 5))

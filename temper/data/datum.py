@@ -12,7 +12,7 @@ NO_STREAMS: Mapping[str, tuple[float, ...]] = {}
 class Datum:
     """One sequence and what each of its targets counts for.
 
-    With L + 1 tokens there are L targets: target t is token t + 1, predicted from tokens 0..t. Every stream has length L.
+    With L + 1 tokens there are L targets: target t is token t + 1, predicted from tokens 0..t. A stream has L values.
 
     Example: the prompt is tokens 5 6, the answer 7 2:
         Datum(tokens=(5, 6, 7, 2), weights={"ce": (0.0, 1.0, 1.0)}, source="tickets", row="data/tickets.jsonl:12")

@@ -75,7 +75,7 @@ def diverged(losses: Sequence[float]) -> str | None:
     """Says why a series of training losses (one per step, newest last) is beyond hope, or None.
 
     Not finite; or the mean of the last three is above the running mean by six median absolute deviations and above the
-    start of the series by two nats. Both, so that neither a hard batch nor a rising but sane loss raises it.
+    first loss by two nats. Both, so that neither a hard batch nor a rising but sane loss raises it.
     """
     bad = next((value for value in losses if not math.isfinite(value)), None)
     if bad is not None:
@@ -83,11 +83,10 @@ def diverged(losses: Sequence[float]) -> str | None:
     if len(losses) < 2 * SPIKE_STEPS:
         return None
     past, recent = losses[:-SPIKE_STEPS][-MEMORY:], statistics.fmean(losses[-SPIKE_STEPS:])
-    start = statistics.fmean(losses[:SPIKE_STEPS])
-    mean = past[0]
+    start = losses[0]  # a mean of the first steps would hide an explosion within them
+    mean, middle = past[0], statistics.median(past)
     for value in past[1:]:
         mean = EMA * mean + (1.0 - EMA) * value
-    middle = statistics.median(past)
     spread = statistics.median(abs(value - middle) for value in past)
     if recent <= mean + SPIKE_MADS * spread or recent <= start + SPIKE_NATS:
         return None

@@ -132,7 +132,9 @@ def _from_hub(name: str) -> tuple[Path, str]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"])
+        found = snapshot_download(
+            name, ignore_patterns=["*/*"], allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"base: {name!r} is neither the built-in {BUILT_IN}, nor a folder here, and the hub did not give it "

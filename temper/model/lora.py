@@ -62,6 +62,7 @@ def save(model: PreTrainedModel, base: str, to: Path) -> None:
     config: LoraConfig = model.peft_config[ADAPTER]  # pyright: ignore[reportIndexIssue, reportAssignmentType]
     config.base_model_name_or_path = base
     config.inference_mode = True
+    config.target_modules = sorted(config.target_modules or ())  # a set has another order in every process
     config.save_pretrained(str(to))
     state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
     save_file(

@@ -158,7 +158,7 @@ class TorchLearner:
         return [c for c in grouped if all(len(inputs[n]) > 1 for n in c) and len({inputs[n][0] for n in c}) == 1]
 
     def _score(self, datums: Sequence[Datum]) -> Scored:
-        """One forward pass: log-probabilities at the supervised targets, and the divergence from the start where asked."""
+        """One forward pass: log-probabilities at the supervised targets, the divergence from the start where asked."""
         picked = [_targets(d) for d in datums]
         hidden = self._hidden(datums, picked)
         wanted = [d.tokens[t + 1] for d, targets in zip(datums, picked, strict=True) for t in targets]

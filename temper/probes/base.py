@@ -44,8 +44,8 @@ class ProbeSpec:
     role: Role = "general"
     items: int = 0
     """Items of the selection half, and of the test half; 0 for all there are."""
-    quick: int = 0
-    """Items of the quick split, the first ones of the selection half; 0 for a sixth of `items`, or all."""
+    quick: int = -1
+    """Items of the quick split, the first of the selection half; -1 for a sixth of `items` (or all), 0 for none."""
     max_new_tokens: int = 0
     """Longest reply, for kinds that generate."""
 
@@ -53,7 +53,7 @@ class ProbeSpec:
         """How many items the split has, 0 for all."""
         if split != "quick":
             return self.items
-        return self.quick or -(-self.items // 6)
+        return self.quick if self.quick >= 0 else -(-self.items // 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

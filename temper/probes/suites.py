@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from temper.data import catalog
 from temper.errors import DataError
-from temper.probes import base, choice, domain, generate, loss, refusal
+from temper.probes import base, choice, domain, formats, generate, loss, refusal
 from temper.probes.base import Item, Kind, Measured, Outcome, Probe, ProbeSpec, Where
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Told the probe that begins, its place from 0, and how many there are."""
-PACKAGED = ("benign", "formats", "format_pairs")
+PACKAGED: Mapping[str, str] = {
+    "benign": "benign.jsonl", "formats": "formats.jsonl", "formats_basic": "formats.jsonl",
+    "format_pairs": "format_pairs.jsonl",
+}  # fmt: skip
 KINDS: Mapping[str, Kind] = {
     "text": Kind(score=loss.text, method="loss", metric="bits per byte", needs=("text",)),
     "continuation": Kind(score=loss.continuation, method="loss", metric="bits per byte", needs=("context", "text")),
@@ -72,8 +75,9 @@ def load_items(spec: ProbeSpec) -> tuple[Item, ...]:
     if spec.source.endswith(".jsonl"):
         return _read_items(Path(spec.source), KINDS[spec.kind].needs)
     if spec.source in PACKAGED:
-        file = resources.files("temper.probes") / "data" / f"{spec.source}.jsonl"
-        return tuple(json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
+        file = resources.files("temper.probes") / "data" / PACKAGED[spec.source]
+        items = (json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
+        return tuple(item for item in items if spec.source != "formats_basic" or formats.is_basic(item))
     return tuple({**item, "id": str(item["id"])} for item in catalog.load(spec.source))
 
 
@@ -127,6 +131,7 @@ def run_suite(
     The seconds of a measurement are those spent now: 0 when everything was known.
     """
     found: list[Measured] = []
+    probes = [p for p in probes if split != "quick" or p.spec.quick != 0]
     for number, probe in enumerate(probes):
         if progress:
             progress(probe.spec.name, number, len(probes))
@@ -153,7 +158,7 @@ class _Results:
         self._path = cache / f"{Path(spec.name).name}-{base.key(spec, kind.version)}.jsonl" if cache else None
         self._outcomes: dict[str, Outcome] = {}
         if self._path and self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").split("\n"):
+            for line in self._path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 self._read(line)
 
     def known(self, items: Sequence[Item]) -> dict[str, Outcome]:
@@ -203,7 +208,9 @@ def _parse_suite(name: str, text: str, *, folder: Path | None) -> tuple[ProbeSpe
         raise DataError(f"{name}: not TOML: {error}; correct that line") from None
     if "like" in table:
         return tuple(
-            dataclasses.replace(s, items=s.size("quick"), quick=s.size("quick")) for s in load_suite(table["like"])
+            dataclasses.replace(s, items=s.size("quick"), quick=s.size("quick"))
+            for s in load_suite(table["like"])
+            if s.quick != 0
         )
     if not table.get("probe"):
         raise DataError(f"{name}: found no [[probe]] table; expected one per probe; copy one from the suite core")
@@ -215,7 +222,7 @@ def _spec(where: str, fields: Mapping[str, Any], folder: Path | None) -> ProbeSp
     for name, value in fields.items():
         if name not in known:
             raise DataError(f"{where}.{name}: unknown key; expected {', '.join(known)}{_suggest(name, known)}")
-        if known[name].default == 0:
+        if known[name].type == "int":
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise DataError(f"{where}.{name}: found {value!r}; expected a count, such as 80")
         elif not isinstance(value, str):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from temper.data.datum import count_supervised, count_tokens
 from temper.events import Choice, DataUsed, Event, Noticed, RunFinished, RunStarted, RunVerdict, StageStarted, Step
 from temper.model.protocol import Backend, Checkpoint
 from temper.probes import suites
-from temper.probes.base import Where
+from temper.probes.base import ProbeSpec, Where
 from temper.recipe.resolve import ResolvedSFT
 from temper.recipe.schema import Recipe
 from temper.run.context import Context, Listener, Progress, Start, mean_score
@@ -71,9 +71,15 @@ def run_key(prepared: Prepared) -> dict[str, object]:
     speed = prepared.facts[0].tokens_per_second
     return {
         "base": prepared.base.sha256, "data": data, "stages": stages, "domain probes": probes,
-        "suite": [asdict(s) for s in prepared.suite], "tolerance": prepared.recipe.tolerance, "seed": prepared.recipe.seed,
-        "version": temper.__version__, "tokens_per_second": speed,
+        "suite": [_asked(s) for s in prepared.suite], "tolerance": prepared.recipe.tolerance,
+        "seed": prepared.recipe.seed, "version": temper.__version__, "tokens_per_second": speed,
     }  # fmt: skip
+
+
+def _asked(spec: ProbeSpec) -> Mapping[str, object]:
+    """A general probe by what it asks: of an own file the content counts, not the path."""
+    own = spec.source.endswith(".jsonl")
+    return asdict(spec) | ({"source": _digest([dict(i) for i in suites.load_items(spec)])} if own else {})
 
 
 def _fold(
@@ -112,7 +118,7 @@ def _fold(
         choice = _done(past, stage.id)
         if choice is None:
             _announce(context, prepared, index, start.checkpoint.id, past)
-            trained = backend.open(start.checkpoint, train_spec(stage))
+            trained = backend.open(start.checkpoint, train_spec(stage, recipe.seed))
             judge = Judge(
                 context=context, stage=stage.id, start=start, policy=trained, adapter=stage.adapter == "lora",
                 base_quick=base_quick, base_full=base_full,
@@ -141,7 +147,8 @@ def _started(prepared: Prepared) -> RunStarted:
     return RunStarted(
         base=prepared.base.name, lineage=prepared.base.lineage, recipe=prepared.recipe.text,
         settings=prepared.resolved.settings, tolerance=prepared.recipe.tolerance, version=temper.__version__,
-        seed=prepared.recipe.seed, machine=f"{platform.system()} {platform.machine()}, {facts.cores} cores, {facts.device}",
+        seed=prepared.recipe.seed,
+        machine=f"{platform.system()} {platform.machine()}, {facts.cores} cores, {facts.device}",
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +138,8 @@ def locked(root: Path) -> Iterator[None]:
                 f"{root}: another run (process {owner}) is at work here; expected nobody; wait for it, or write --out "
                 "with another folder"
             ) from None
+        for left in root.rglob(".*.part"):  # what a kill left of a half-written checkpoint
+            shutil.rmtree(left, ignore_errors=True)
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

@@ -59,7 +59,7 @@ def prepare(recipe: Recipe, backend: Backend, progress: Progress, *, speed: floa
         speed: Trained tokens per second, when known from an earlier sitting; measured if a time budget needs it.
     """
     suite = tuple({s.name: s for name in recipe.probes.general for s in suites.load_suite(name)}.values())
-    exam = [(probe, read_table(probe.file)) for probe in recipe.probes.domain]
+    exam = [(probe, read_table(probe.file, columns=probe.columns)) for probe in recipe.probes.domain]
     for stage in recipe.stages:
         for source in stage.data:
             read_table(source.file, columns=source.columns)  # bad rows are told before a model is fetched
@@ -87,23 +87,26 @@ def prepare(recipe: Recipe, backend: Backend, progress: Progress, *, speed: floa
     if speed is not None:
         facts = tuple(replace(f, tokens_per_second=speed) for f in facts)
         resolved = resolve(recipe, *facts)
-    return Prepared(
+    prepared = Prepared(
         recipe=recipe, base=base, renderer=renderer, inventories=inventories, facts=facts, resolved=resolved,
         domain=domain, suite=suite,
     )  # fmt: skip
+    for index in range(len(resolved.stages)):
+        next(prepared.plan(index).feed(0))  # rows that cannot be mixed are told before minutes go into measuring
+    return prepared
 
 
-def train_spec(stage: ResolvedSFT) -> TrainSpec:
+def train_spec(stage: ResolvedSFT, seed: int) -> TrainSpec:
     """What the backend needs to know of a stage."""
     return TrainSpec(
         rank=stage.rank if stage.adapter == "lora" else None, alpha=stage.alpha or 0.0, beta1=stage.betas[0],
-        beta2=stage.betas[1], weight_decay=stage.weight_decay, clip=stage.clip,
+        beta2=stage.betas[1], weight_decay=stage.weight_decay, clip=stage.clip, seed=seed,
     )  # fmt: skip
 
 
 def measure_speed(backend: Backend, base: Base, stage: ResolvedSFT, inventory: Inventory) -> float:
-    """Tokens per second of a forward and backward pass over real rows on this machine, after a warm-up; nothing is learnt."""
-    learner = backend.open(base.checkpoint, train_spec(stage)).learner
+    """Tokens per second of a forward and backward pass over real rows here, after a warm-up; nothing is learnt."""
+    learner = backend.open(base.checkpoint, train_spec(stage, 0)).learner
     rows = [d for source in inventory.domain for d in source.datums]
     while count_tokens(rows) > SPEED_TOKENS and len(rows) > 2:
         rows = rows[: len(rows) // 2]

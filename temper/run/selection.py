@@ -1,5 +1,7 @@
 """Which checkpoint a stage hands on: screened ones are confirmed in order of their domain score until one keeps the
-tolerance; where the best ones do not, points on the line back to the start are tried. Decisions are `decide.frontier`'s.
+tolerance; where the best ones do not, points on the line back to the start are tried.
+
+What is decided here is decided by `decide.frontier`.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ class Judge:
         """The checkpoint of a point of this stage."""
         return Checkpoint(
             id=point.checkpoint, path=self.context.folder.root / point.path, base=self.start.checkpoint.path,
-            adapter=self.adapter, step=point.step, alpha=point.alpha, parent=self.start.checkpoint.id, lineage=self.start.checkpoint.lineage,
+            adapter=self.adapter, step=point.step, alpha=point.alpha, parent=self.start.checkpoint.id,
+            lineage=self.start.checkpoint.lineage,
         )  # fmt: skip
 
     def _where(self, checkpoint: Checkpoint) -> Where:
@@ -119,7 +122,7 @@ def select(judge: Judge, screened: Sequence[Point], *, stopped: bool) -> Selecti
 def _worth_a_line(
     points: Sequence[Point], confirmed: Sequence[Point], drawn: set[str], tolerance: float, floor: float
 ) -> Point | None:
-    """The best trained checkpoint that breaks the tolerance and whose line has not been tried; None when one kept it."""
+    """The best trained checkpoint that breaks the tolerance, its line not yet tried; None when one kept it."""
     if len(drawn) >= LINES_AT_MOST or any(p.drop and eligible(p.drop, tolerance)[0] for p in confirmed):
         return None
     known = {p.checkpoint: p for p in (*points, *confirmed)}  # a confirmed drop replaces the screened one

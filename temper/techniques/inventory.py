@@ -100,9 +100,10 @@ def take_stock(
 def _domain(table: Table, stage: Stage, renderer: Renderer) -> Rows:
     train_on: TrainOn = getattr(stage, "train_on", "all")
     longest: int | None = getattr(stage, "max_length", None)
-    datums = [renderer.datum(r, source=table.path.stem, train_on=train_on, max_length=longest) for r in table.rows]
+    name = table.path.name  # with its suffix it cannot be the name of a general source
+    datums = [renderer.datum(r, source=name, train_on=train_on, max_length=longest) for r in table.rows]
     return Rows(
-        name=table.path.stem, role="domain", category="domain", origin=table.path.name, licence="yours",
+        name=name, role="domain", category="domain", origin=table.path.name, licence="yours",
         datums=tuple(datums), fingerprint=table.fingerprint[:16],
     )  # fmt: skip
 

@@ -145,6 +145,13 @@ def test_a_rise_back_to_the_start_is_no_divergence():
     assert diverged([6.0, 6.0, 6.0] + [1.0] * 20 + [7.0, 7.0, 7.0]) is None
 
 
+def test_an_explosion_within_the_first_steps_has_diverged():
+    """The start was once the mean of the first three losses, which an explosion raises: such a run was not ended."""
+    # running mean of 6.9, 87 and 188 is about 32; their middle is 87 with a spread of 80; 114 + 400 + 900 is far above
+    assert diverged([6.9, 87.0, 188.0, 114.0, 400.0, 900.0]) is None  # 471 is below 32 + 6 x 80: not yet sure
+    assert diverged([6.9, 6.8, 7.0, 87.0, 188.0, 114.0]) is not None
+
+
 def test_losses_that_always_swing_widely_have_not_diverged():
     # past: 16 times 1, 13 times 5, 13 times 9: median 5, spread 4, so 6 spreads allow 24 above the running mean
     assert diverged([1.0, 1.0, 1.0] + [5.0, 1.0, 9.0] * 13 + [9.0, 9.0, 9.0]) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from temper.model.head import CHUNK, target_logprobs
+from temper.model.head import CHUNK, divergence, target_logprobs
 
 COUNTS = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3)
 
@@ -31,6 +31,32 @@ def test_values_and_gradients_are_those_of_log_softmax(count: int, trains: bool)
         torch.testing.assert_close(to_weight, expected_weight, rtol=1e-4, atol=1e-4)
     else:
         assert to_weight is None
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("count", COUNTS)
+def test_divergence_and_its_gradients_are_those_of_the_whole_vocabulary(count: int, trains: bool) -> None:
+    generator = torch.Generator().manual_seed(count)
+    hidden, reference = (torch.randn(count, 16, generator=generator) for _ in range(2))
+    weight, frozen = (torch.randn(97, 16, generator=generator) for _ in range(2))
+    targets = torch.randint(0, 97, (count,), generator=generator)
+    outside = torch.randn(count, generator=generator)
+    results = []
+    for own in (True, False):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trains)
+        model, base = (h @ w.T).log_softmax(-1), (reference @ frozen.T).log_softmax(-1)
+        plainly = (base.exp() * (base - model)).sum(-1)
+        kl, logp = divergence(h, w, reference, frozen, targets) if own else (plainly, None)
+        if logp is not None:
+            torch.testing.assert_close(logp, model.detach().gather(1, targets[:, None])[:, 0], rtol=1e-5, atol=1e-5)
+            assert not logp.requires_grad
+        (kl * outside).sum().backward()
+        results.append((kl.detach(), h.grad, w.grad))
+    (kl, to_hidden, to_weight), (expected, expected_hidden, expected_weight) = results
+    torch.testing.assert_close(kl, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(to_hidden, expected_hidden, rtol=1e-4, atol=1e-5)
+    if trains:
+        torch.testing.assert_close(to_weight, expected_weight, rtol=1e-4, atol=1e-4)
 
 
 def test_no_gradient_is_prepared_where_none_is_wanted() -> None:

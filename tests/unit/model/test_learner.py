@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -103,6 +104,42 @@ def test_losses_by_source_are_means_over_their_own_targets(models: Mapping[str, 
         expected = -torch.cat(own)
         assert metrics.losses[source] == pytest.approx(float(expected.mean()), rel=1e-4)
         assert metrics.supervised_by_source[source] == len(expected)
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_general_rows_are_held_to_the_start_by_the_divergence_over_the_whole_vocabulary(
+    models: Mapping[str, Path], rank: int | None
+) -> None:
+    learner = learner_of(models["llama"], rank=rank)
+    if rank is None:
+        with torch.no_grad():
+            for parameter in learner.model.parameters():
+                parameter.mul_(1.01)  # away from the start, where the divergence and its gradient are zero
+    rows = [row([7, 8, 9, 10, 11], [0, 0, 1, 1]), row([7, 8, 9, 12], [0, 0, 1])]
+    rows.append(row([30, 31, 32, 33, 34], source="own"))
+    held = [dataclasses.replace(d, weights={"kl": d.weights["ce"]}, source="general") for d in rows[:2]]
+    metrics = learner.forward_backward([*held, rows[2]], (Term(loss="ce"), Term(loss="kl", scale=2.0)))
+    found = plain.gradients_of(learner.model)
+    for parameter in learner.model.parameters():
+        parameter.grad = None
+    start, kl = plain_model(models["llama"]), torch.zeros(())
+    for datum in held:
+        at = [t for t, w in enumerate(datum.weights["kl"]) if w]
+        model = _logits(learner, datum)[at].log_softmax(-1)
+        base = plain.plain_logits(start, datum.tokens[:-1])[at].log_softmax(-1).detach()
+        kl = kl + (base.exp() * (base - model)).sum()
+    learnt = _logits(learner, rows[2]).log_softmax(-1)
+    # every term is averaged over its own targets: 3 held ones, 4 learnt ones
+    loss = -learnt.gather(1, torch.tensor(rows[2].tokens[1:])[:, None]).sum() / 4 + 2.0 * kl / 3
+    loss.backward()
+    assert metrics.loss == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert metrics.supervised_by_source == {"general": 3, "own": 4}
+    assert_same_gradients(found, plain.gradients_of(learner.model))
+
+
+def _logits(learner: TorchLearner, datum: Datum) -> Tensor:
+    layout = attention.pack([datum.tokens[:-1]], learner.device)
+    return learner.model(input_ids=layout.tokens, position_ids=layout.positions, layout=layout).logits[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

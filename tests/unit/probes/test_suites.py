@@ -96,7 +96,8 @@ def test_core_covers_its_axes_and_quick_is_contained_in_it():
     core, quick = load_suite("core"), load_suite("quick")
     axes = {"language", "knowledge", "reasoning", "instruction", "behaviour", "safety"}
     assert {s.axis for s in core} == axes
-    for small, large in zip(quick, core, strict=True):
+    assert "formats" not in {s.name for s in quick}  # pass or fail says too little about few items
+    for small, large in zip(quick, (s for s in core if s.quick != 0), strict=True):
         assert (small.name, small.source, small.kind) == (large.name, large.source, large.kind)
         assert small.items == large.quick == small.size("quick") < large.items
 

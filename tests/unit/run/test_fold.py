@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from temper.errors import CheckpointError, MachineError, RecipeError
+from temper.errors import CheckpointError, DataError, MachineError, RecipeError
 from temper.events import (
     Candidate,
     CheckpointSaved,
@@ -40,10 +41,10 @@ def test_a_run_that_learns_inside_the_tolerance_hands_on_its_best_checkpoint(wor
     log = held(result)
     assert (result.verdict, result.already) == ("improved", False)
     assert (result.choice.step, result.choice.alpha) == (12, 1.0)
-    # No prose uses a token of the answers, so not one logit that it needs has moved.
+    # No prose uses a token of the answers, so no logit that it needs has moved; ` yes no` is a wrong option of `pairs`.
     (confirmed,) = [e for e in of(log, Candidate) if e.split == "selection"]
     assert (confirmed.domain, confirmed.eligible) == (1.0, True)
-    assert confirmed.ucb95 == pytest.approx(0.0, abs=1e-12)
+    assert confirmed.ucb95 == pytest.approx(0.0, abs=1e-5)
     assert (world.folder / "run" / result.choice.path / "table.npz").is_file()
     assert world.backend.locate(str(world.folder / "run" / result.choice.path)).sha256
 
@@ -56,7 +57,7 @@ def test_a_run_writes_down_everything_from_start_to_end(world: World) -> None:
         1, 1, 12, 3, 3, 1,
     ]  # fmt: skip
     assert log[-1].tokens == sum(e.tokens for e in of(log, Step))
-    assert all(b.at >= a.at > 0 for a, b in zip(log, log[1:], strict=False))
+    assert all(b.at >= a.at > 0 for a, b in itertools.pairwise(log))
 
 
 def test_the_selection_split_chooses_and_the_test_split_is_read_once_afterwards(world: World) -> None:
@@ -135,9 +136,9 @@ def test_a_guard_that_may_not_stop_says_what_it_sees(world: World, mode: str, le
 
 @pytest.mark.parametrize("sensitivity", [1e5, math.inf])
 def test_a_run_that_goes_to_pieces_stops_and_keeps_the_base(world: World, sensitivity: float) -> None:
-    """100 nats a step throw the loss up at once; infinitely many make it not a number."""
+    """Up to 100 nats a step throw the loss up; infinitely many make it not a number."""
     broken = replace(world, backend=FakeBackend(sensitivity=sensitivity))
-    result = broken.run(broken.recipe({"data": ["safe.jsonl", "greedy.jsonl"], "checkpoints": 1}))
+    result = broken.run(broken.recipe({"data": "noise.jsonl", "batch_tokens": 11, "warmup": 0.5, "checkpoints": 1}))
     log = held(result)
     assert (result.verdict, result.choice.checkpoint) == ("stopped", "base")
     assert len(of(log, Step)) < 12
@@ -181,7 +182,7 @@ def test_a_last_stage_that_is_no_better_hands_on_the_first_ones_choice(world: Wo
     """Its test results used to be filed under the last stage, beside those of that stage's own step 12."""
     log = held(world.run(world.recipe({"steps": 12}, {"data": "greedy.jsonl", "steps": 2, "checkpoints": 1})))
     assert [e.checkpoint for e in of(log, Choice)] == ["01-sft/step-000012"] * 2
-    assert log[-1].verdict == "improved"
+    assert of(log, RunFinished)[0].verdict == "improved"
     tests = [e for e in of(log, Measurement) if e.split == "test" and e.checkpoint != "base"]
     assert {(e.stage, e.checkpoint) for e in tests} == {("01-sft", "01-sft/step-000012")}
     assert not (world.folder / "run" / "stages" / "02-sft" / "probes" / "step-000012").exists()
@@ -190,9 +191,9 @@ def test_a_last_stage_that_is_no_better_hands_on_the_first_ones_choice(world: Wo
 def test_another_recipe_in_the_same_folder_is_refused(world: World) -> None:
     first = world.run(world.recipe())
     before = first.folder.log.read_bytes()
-    with pytest.raises(RecipeError, match=r"another stages.*--out"):
+    with pytest.raises(RecipeError, match=r"stages.*--out"):
         world.run(world.recipe({"lr": 2e-3}))
-    with pytest.raises(RecipeError, match="another tolerance"):
+    with pytest.raises(RecipeError, match="tolerance"):
         world.run(world.recipe(tolerance="5%"))
     assert first.folder.log.read_bytes() == before
 
@@ -218,6 +219,22 @@ def test_a_full_disk_is_noticed_before_the_first_step(world: World, monkeypatch:
         world.run(world.recipe(), listen=seen.append)
     assert seen == []
     assert not (world.folder / "run" / "events.jsonl").exists()
+
+
+def test_rows_that_cannot_be_mixed_are_refused_before_anything_is_measured(world: World) -> None:
+    """The mixture used to be laid out after the base had been measured, which takes minutes for a real model."""
+    with pytest.raises(DataError, match=r"10 supervised tokens a step.*noise\.jsonl.*at least 11"):
+        world.run(world.recipe({"data": "noise.jsonl", "batch_tokens": 10}))
+    assert not (world.folder / "run").exists()
+
+
+def test_an_exam_may_name_its_columns(world: World) -> None:
+    """They used to be ignored for the exam, and a file with columns of its own was refused."""
+    lines = (world.folder / "safe-exam.jsonl").read_text(encoding="utf-8")
+    (world.folder / "frage.jsonl").write_text(lines.replace("completion", "Antwort"), encoding="utf-8")
+    exam = {"file": "frage.jsonl", "columns": {"completion": "Antwort"}}
+    recipe = world.recipe(probes={"domain": [exam], "general": ["suite.toml"]})
+    assert world.run(recipe).verdict == "improved"
 
 
 def test_a_folder_without_a_model_is_refused(world: World) -> None:
