@@ -80,6 +80,9 @@ class StageRun:
         """Saves a candidate, screens it and asks the guard; True to stop."""
         checkpoint = self._checkpoint(self.policy.learner.step)
         self.policy.learner.save(checkpoint.path)
+        for older in checkpoint.path.parent.glob("step-*"):
+            if older != checkpoint.path:  # the run continues from the newest; optimiser states are twice the weights
+                shutil.rmtree(older / "trainer", ignore_errors=True)
         self.context.log(saved_event(self.context, self.stage.id, checkpoint))
         return self._screen(checkpoint, points, last=last)
 

@@ -148,9 +148,9 @@ def test_a_run_that_goes_to_pieces_stops_and_keeps_the_base(world: World, sensit
 def test_a_spent_budget_ends_the_stage_and_what_was_saved_is_judged(world: World) -> None:
     """5 steps fit 1200 tokens by the mean of the rows; with this seed the long ones come first and 4 take 1202."""
     stage = {"data": "uneven.jsonl", "batch_tokens": 12, "lr": 4e-3, "checkpoints": 2}
-    result = world.run(world.recipe(stage, seed=7, budget={"tokens": 1200}))
+    result = world.run(world.recipe(stage, seed=21, budget={"tokens": 1200}))
     log = held(result)
-    assert [e.tokens for e in of(log, Step)] == [468, 192, 348, 194]
+    assert [e.tokens for e in of(log, Step)] == [348, 194, 468, 192]
     (told,) = [e.text for e in of(log, Noticed) if e.where == "budget"]
     assert "after step 4 of 5" in told
     assert (result.verdict, result.choice.step) == ("improved", 4)
@@ -159,7 +159,7 @@ def test_a_spent_budget_ends_the_stage_and_what_was_saved_is_judged(world: World
 def test_a_stage_whose_budget_is_spent_before_it_begins_takes_no_step(world: World) -> None:
     """The first stage takes 1202 of 1200 tokens, though it was cut to fit with the second."""
     first = {"data": "uneven.jsonl", "batch_tokens": 12, "lr": 4e-3, "checkpoints": 2, "steps": 5}
-    result = world.run(world.recipe(first, {"steps": 1, "batch_tokens": 5}, seed=7, budget={"tokens": 1200}))
+    result = world.run(world.recipe(first, {"steps": 1, "batch_tokens": 5}, seed=21, budget={"tokens": 1200}))
     log = held(result)
     assert {e.stage for e in of(log, Step)} == {"01-sft"}
     assert [(e.stage, e.checkpoint) for e in of(log, Choice)] == [

@@ -248,9 +248,9 @@ def test_the_break_between_two_sittings_is_not_counted(world: World, monkeypatch
 @pytest.fixture(scope="module")
 def spent(shared_world: World) -> RunResult:
     """5 steps fit 1200 tokens by the mean of the rows; with this seed the long ones come first and 4 take 1202."""
-    result = shared_world.run(shared_world.recipe(UNEVEN_STAGE, seed=7, budget={"tokens": 1200}), "spent")
+    result = shared_world.run(shared_world.recipe(UNEVEN_STAGE, seed=21, budget={"tokens": 1200}), "spent")
     assert [e.steps for e in of(held(result), StageStarted)] == [5]
-    assert [(e.step, e.tokens) for e in of(held(result), Step)] == [(1, 468), (2, 192), (3, 348), (4, 194)]
+    assert [(e.step, e.tokens) for e in of(held(result), Step)] == [(1, 348), (2, 194), (3, 468), (4, 192)]
     return result
 
 
@@ -268,7 +268,7 @@ def test_a_budget_ends_a_killed_run_where_it_ends_a_whole_one(
         if isinstance(event, kind) and len(of(seen, kind)) == number:
             raise KeyboardInterrupt
 
-    recipe = shared_world.recipe(UNEVEN_STAGE, seed=7, budget={"tokens": 1200})
+    recipe = shared_world.recipe(UNEVEN_STAGE, seed=21, budget={"tokens": 1200})
     out = f"spent-{kind.kind}-{number}"
     with pytest.raises(KeyboardInterrupt):
         shared_world.run(recipe, out, listen=listen)
