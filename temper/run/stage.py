@@ -24,7 +24,9 @@ from temper.techniques.base import Plan
 from temper.train import train
 
 RESUME_SECONDS = 30.0
-"""Time between two saves of the training state: what a kill can cost at most."""
+"""Least time between two saves of the training state: about what a kill costs."""
+RESUME_PART = 0.05
+"""Most of the time that goes into saving: full weights with their moments take seconds to write."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -54,7 +56,7 @@ class StageRun:
         """Runs the loop; True when the guard stopped it."""
         learner, saves = self.policy.learner, self._saves()
         losses = [e.loss for e in self.past if isinstance(e, Step) and e.stage == self.stage.id]
-        saved_at = time.monotonic()
+        saved_at, pause = time.monotonic(), RESUME_SECONDS
         for step in train(learner, self.plan):
             self.context.log(dataclasses.replace(step, stage=self.stage.id))
             self.ledger = self.ledger.charge(tokens=step.tokens)
@@ -67,9 +69,11 @@ class StageRun:
                 if self._look(points, last=spent or step.step == self.plan.steps):
                     return True
                 saved_at = time.monotonic()
-            elif time.monotonic() - saved_at > RESUME_SECONDS:
+            elif time.monotonic() - saved_at > pause:
+                began = time.monotonic()
                 learner.save(self._resume_folder)
                 saved_at = time.monotonic()
+                pause = max(RESUME_SECONDS, (saved_at - began) / RESUME_PART)
             if spent:
                 text = f"the budget is spent after step {step.step} of {self.plan.steps}; what was saved is judged"
                 self.context.log(Noticed(where="budget", text=text))

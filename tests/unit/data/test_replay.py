@@ -175,7 +175,8 @@ def test_shipped_files_are_found_by_the_model_that_wrote_them() -> None:
         answers = replay.read(path)
         assert len({answer.base for answer in answers}) == 1
         assert replay.shipped(answers[0].base) == path
-        assert {answer.category for answer in answers} == set(replay.CATEGORIES)
+        # none of safety: what a model says to harmful prompts is not rehearsed, the catalogue has refusals
+        assert {answer.category for answer in answers} == set(replay.CATEGORIES) - {"safety"}
 
 
 def test_read_names_the_line_that_is_not_an_answer(tmp_path: Path) -> None:

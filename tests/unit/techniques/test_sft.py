@@ -129,7 +129,7 @@ def test_a_run_mixes_the_catalogue_and_what_the_base_itself_says(world: World, m
     assert {r.category for r in found.general} == set(settled.replay_from)
     part = shares(found, settled.replay_share, settled.replay_from)
     assert sum(part.values()) == pytest.approx(1.0)
-    assert part["safe"] == pytest.approx(0.6)
+    assert part["safe.jsonl"] == pytest.approx(0.6)
     base = world.backend.open(prepared.base.checkpoint, train_spec(settled, seed=0)).learner
     steps = list(train(base, prepared.plan(0)))
     total = sum(step.supervised for step in steps)
