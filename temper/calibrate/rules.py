@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 T = TypeVar("T")
 
+REFERENCE_HIDDEN = 2000
+"""Hidden size that the table's learning rates hold for."""
 REFERENCE_ALPHA = 32.0
 """The LoRA alpha for which the table's learning rates hold."""
 
@@ -77,6 +79,7 @@ class SFTTable(Frozen):
     alpha: Entry
     lr_lora: Entry
     lr_full: Entry
+    lr_width: Entry
     lr_range_lora: Range
     lr_range_full: Range
     schedule: Entry
@@ -119,20 +122,22 @@ def pick(entry: Entry, fact: float = math.nan) -> Ruled[Any]:
     return Ruled(value=case.value, rule=rule, evidence=entry.evidence)
 
 
-def learning_rate(sft: SFTTable, *, adapter: str, alpha: float, steps: int) -> Ruled[float]:
-    """The rate for this adapter and run length; LoRA's holds for alpha 32 and falls as alpha rises, within limits."""
-    if adapter == "full":
-        return pick(sft.lr_full, steps)
-    ruled = pick(sft.lr_lora, steps)
-    if alpha == REFERENCE_ALPHA:
-        return ruled
+def learning_rate(sft: SFTTable, *, adapter: str, alpha: float, steps: int, hidden: int) -> Ruled[float]:
+    """The rate for this adapter, run length and width of model, two digits, within the usual range.
+
+    The table's rates hold for a model of `REFERENCE_HIDDEN` and, with LoRA, for alpha 32.
+    """
     usual = lr_range(sft, adapter)
-    limits = f"within {usual.low:g} to {usual.high:g}"
-    return Ruled(
-        value=min(max(ruled.value * REFERENCE_ALPHA / alpha, usual.low), usual.high),
-        rule=f"{ruled.rule}; x {REFERENCE_ALPHA:g}/{alpha:g} for alpha {alpha:g}, {limits}",
-        evidence=ruled.evidence,
-    )
+    ruled = pick(sft.lr_full if adapter == "full" else sft.lr_lora, steps)
+    value = ruled.value * (REFERENCE_HIDDEN / hidden) ** sft.lr_width.value
+    rule = f"{ruled.rule}; x ({REFERENCE_HIDDEN}/{hidden})^{sft.lr_width.value:g} for the width"
+    if adapter == "lora" and alpha != REFERENCE_ALPHA:
+        value *= REFERENCE_ALPHA / alpha
+        rule += f"; x {REFERENCE_ALPHA:g}/{alpha:g} for alpha {alpha:g}"
+    held = min(max(value, usual.low), usual.high)
+    if held != value:
+        rule += f"; within {usual.low:g} to {usual.high:g}"
+    return Ruled(value=float(f"{held:.1e}"), rule=rule, evidence=f"{ruled.evidence}; {sft.lr_width.evidence}")
 
 
 def lr_range(sft: SFTTable, adapter: str) -> Range:

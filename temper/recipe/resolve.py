@@ -201,7 +201,7 @@ def _sft(stage: SFT, facts: Facts, table: SFTTable, index: int, cut: Cut) -> tup
     if adapter == "lora":
         rank = sheet.take("rank", stage.rank, rules.pick(table.rank))
         alpha = sheet.take("alpha", stage.alpha, rules.pick(table.alpha))
-    lr = _lr(stage, table, sheet, adapter, alpha, steps)
+    lr = _lr(stage, facts, table, sheet, adapter, alpha, steps)
     warmup = stage.warmup if stage.warmup is not None else rules.pick(table.warmup).value
     warmup_steps = min(steps, math.ceil(round(warmup * steps, 6)))
     sheet.take(
@@ -298,8 +298,11 @@ def _length(
     return steps, made
 
 
-def _lr(stage: SFT, table: SFTTable, sheet: Sheet, adapter: str, alpha: float | None, steps: int) -> float:
-    ruled = rules.learning_rate(table, adapter=adapter, alpha=alpha or rules.REFERENCE_ALPHA, steps=steps)
+def _lr(
+    stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet, adapter: str, alpha: float | None, steps: int
+) -> float:
+    scale = alpha or rules.REFERENCE_ALPHA
+    ruled = rules.learning_rate(table, adapter=adapter, alpha=scale, steps=steps, hidden=facts.hidden)
     lr = sheet.take("lr", stage.lr, ruled)
     usual = rules.lr_range(table, adapter)
     if not usual.low <= lr <= usual.high:

@@ -40,8 +40,9 @@ def test_usual_rates_contain_what_the_table_itself_chooses(sft: rules.SFTTable) 
     for adapter in ("lora", "full"):
         usual = rules.lr_range(sft, adapter)
         for steps in (1, 50, 200, 201, 100_000):
-            lr = rules.learning_rate(sft, adapter=adapter, alpha=32.0, steps=steps).value
-            assert usual.low <= lr <= usual.high < usual.absurd
+            for hidden in (64, 576, 2048, 4096, 16384):
+                lr = rules.learning_rate(sft, adapter=adapter, alpha=32.0, steps=steps, hidden=hidden).value
+                assert usual.low <= lr <= usual.high < usual.absurd
     assert rules.lr_range(sft, "lora").absurd <= 5e-2  # the rate that wrecks every run must be refused
     assert rules.lr_range(sft, "full").absurd <= 5e-2
 
@@ -63,18 +64,28 @@ def test_the_rule_names_the_limit_and_the_fact() -> None:
 
 def test_full_fine_tuning_takes_a_lower_rate_than_an_adapter(sft: rules.SFTTable) -> None:
     for steps in (100, 1000):
-        lora = rules.learning_rate(sft, adapter="lora", alpha=32.0, steps=steps).value
-        full = rules.learning_rate(sft, adapter="full", alpha=32.0, steps=steps).value
+        lora = rules.learning_rate(sft, adapter="lora", alpha=32.0, steps=steps, hidden=2000).value
+        full = rules.learning_rate(sft, adapter="full", alpha=32.0, steps=steps, hidden=2000).value
         assert full < lora
 
 
 def test_the_adapters_rate_falls_as_alpha_scales_the_update_up(fixed: rules.SFTTable) -> None:
-    usual = rules.learning_rate(fixed, adapter="lora", alpha=32.0, steps=100)
-    double = rules.learning_rate(fixed, adapter="lora", alpha=64.0, steps=100)
+    usual = rules.learning_rate(fixed, adapter="lora", alpha=32.0, steps=100, hidden=2000)
+    double = rules.learning_rate(fixed, adapter="lora", alpha=64.0, steps=100, hidden=2000)
     assert (usual.value, double.value) == pytest.approx((1e-3, 5e-4))
     assert "x 32/64 for alpha 64" in double.rule
-    tiny = rules.learning_rate(fixed, adapter="lora", alpha=1.0, steps=100)
+    tiny = rules.learning_rate(fixed, adapter="lora", alpha=1.0, steps=100, hidden=2000)
     assert tiny.value == rules.lr_range(fixed, "lora").high  # not 0.032, which no run survives
+
+
+def test_the_rate_falls_with_the_width_of_the_model(fixed: rules.SFTTable) -> None:
+    # with exponent 0.5: 1e-3 x (2000 / 8000)^0.5 = 5e-4; x (2000 / 500)^0.5 = 2e-3
+    halves = fixed.model_copy(update={"lr_width": rules.Entry(value=0.5, evidence="x")})
+    wide, narrow = (
+        rules.learning_rate(halves, adapter="lora", alpha=32.0, steps=100, hidden=hidden) for hidden in (8000, 500)
+    )
+    assert (wide.value, narrow.value) == pytest.approx((5e-4, 2e-3))
+    assert "x (2000/8000)^0.5 for the width" in wide.rule
 
 
 def test_batch_is_the_tables_for_ordinary_data(fixed: rules.SFTTable) -> None:

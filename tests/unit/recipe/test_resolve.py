@@ -88,7 +88,10 @@ def test_open_values_are_the_tables() -> None:
     assert (stage.adapter, stage.rank, stage.alpha) == (sft.adapter.value, sft.rank.value, sft.alpha.value)
     assert stage.replay_share == sft.replay_share.value
     assert sum(stage.replay_from.values()) == pytest.approx(1.0)
-    assert stage.lr == rules.learning_rate(sft, adapter="lora", alpha=sft.alpha.value, steps=stage.steps).value
+    assert (
+        stage.lr
+        == rules.learning_rate(sft, adapter="lora", alpha=sft.alpha.value, steps=stage.steps, hidden=FACTS.hidden).value
+    )
     assert (stage.id, stage.guard, stage.choose) == ("01-sft", "stop", "best")
 
 
@@ -104,7 +107,9 @@ def test_the_learning_rate_belongs_to_the_run_that_is_made_not_to_the_one_before
     # A step takes 300 x 60000 / 20000 = 900 tokens: 3 steps.
     sft = rules.read_table().sft
     assert stage.steps == 3
-    assert stage.lr == rules.learning_rate(sft, adapter="lora", alpha=sft.alpha.value, steps=3).value
+    assert (
+        stage.lr == rules.learning_rate(sft, adapter="lora", alpha=sft.alpha.value, steps=3, hidden=FACTS.hidden).value
+    )
 
 
 def test_full_fine_tuning_has_no_adapter_settings() -> None:
