@@ -28,7 +28,7 @@ VARIANTS: Sequence[Sequence[str]] = tuple(
     ("--layout", layout, "--loss", loss) for layout in ("padded", "padding-free") for loss in ("nll", "chunked_nll")
 )
 KEYS = ("tokens_per_second", "peak_mib")
-TRIAL_ROWS = 24
+TRIAL_ROWS = 16
 LOSS_MARGIN = 0.05
 """The first losses of both sides agree this closely, relatively: TRL also learns the line break after the answer."""
 SLOWEST_S = 1800
