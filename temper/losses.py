@@ -46,6 +46,8 @@ class Loss:
     per: Per
     needs_start: bool = False
     """Whether the learner has to compare with the model the stage started from."""
+    linear: bool = False
+    """Whether it is a weighted sum of `logp` and `divergence`: its gradient is then known before the forward pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,6 @@ def kl(x: TokenView) -> Array:
 
 
 LOSSES: Mapping[str, Loss] = {
-    "ce": Loss(function=ce, per="token"),
-    "kl": Loss(function=kl, per="token", needs_start=True),
+    "ce": Loss(function=ce, per="token", linear=True),
+    "kl": Loss(function=kl, per="token", needs_start=True, linear=True),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from temper import registry
-from temper.model.protocol import Backend, Base, Checkpoint, Policy, Shape, TrainSpec
+from temper.model.protocol import Backend, Base, Checkpoint, Policy, Shape, TrainSpec, Tuning
 
 
 class LazyBackend:
@@ -31,9 +31,13 @@ class LazyBackend:
         """Size and kind of the model in a folder, without loading its weights."""
         return self._real.shape(folder)
 
-    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None) -> Policy:
+    def tune(self, threads: int | None = None) -> Tuning:
+        """Finds out how to use this machine, and does from then on."""
+        return self._real.tune(threads)
+
+    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
-        return self._real.open(checkpoint, spec)
+        return self._real.open(checkpoint, spec, compile=compile)
 
     def blend(self, checkpoint: Checkpoint, alpha: float, to: Path) -> None:
         """Writes start + alpha x (checkpoint - start), in the checkpoint's own format."""

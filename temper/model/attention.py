@@ -27,6 +27,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "temper_packed"
+SMALL_SCORES = 1_500_000
+"""Scores per layer (rows x heads x queries x keys) up to which they are kept for backward: 6 MB a layer."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +49,20 @@ class KeyValues:
         for held in (self.keys, self.values):
             for layer, tensor in held.items():
                 held[layer] = tensor[rows]
+
+
+def joined(caches: Sequence[KeyValues]) -> KeyValues:
+    """One cache over the rows of all, in order, with room for the largest."""
+    if len(caches) == 1:
+        return caches[0]
+    capacity = max(c.capacity for c in caches)
+    whole = KeyValues(capacity=capacity, lengths=torch.cat([c.lengths for c in caches]))
+    for name in ("keys", "values"):
+        for layer in getattr(caches[0], name):
+            parts = [getattr(c, name)[layer] for c in caches]
+            rooms = [torch.nn.functional.pad(x, (0, 0, 0, capacity - x.shape[2])) for x in parts]
+            getattr(whole, name)[layer] = torch.cat(rooms)
+    return whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,23 +222,20 @@ def supports(model: PreTrainedModel) -> bool:
     return bool(getattr(model, "_supports_attention_backend", False)) and plain and not capped and not sinks
 
 
-@torch.no_grad()
-def install(model: PreTrainedModel) -> bool:
-    """Routes the model's attention through `packed_attention`; False when that does not give the model's own logits.
-
-    A few tokens are computed both ways, so that what no configuration declares in one place (a bias of the head, scaled
-    logits, a bias by distance) is found before anything is trained on wrong numbers.
-    """
-    vocabulary = int(model.config.get_text_config().vocab_size)
-    first, second = ([(11 * i + k) % vocabulary for i in range(n)] for k, n in ((1, 3), (2, 8)))
-    own = model(input_ids=torch.tensor([second], device=model.device), use_cache=False).logits[0]
+def route(model: PreTrainedModel) -> None:
+    """Sends the model's attention through `packed_attention`."""
     if NAME not in ALL_ATTENTION_FUNCTIONS:
         ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)
-    layout = pack([first, second], model.device)
+
+
+@torch.no_grad()
+def agrees(model: PreTrainedModel, logits: Tensor, before: Sequence[int], tokens: Sequence[int]) -> bool:
+    """Whether the packed pass over `tokens`, behind another sequence, gives these [tokens, V] logits."""
+    layout = pack([before, tokens], model.device)
     out = model.base_model(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
-    packed = out.last_hidden_state[0, len(first) :] @ model.get_output_embeddings().weight.T  # pyright: ignore
-    return bool((packed - own).abs().max() <= 1e-3 * own.abs().max())
+    packed = out.last_hidden_state[0, len(before) :] @ model.get_output_embeddings().weight.T  # pyright: ignore
+    return bool((packed - logits).abs().max() <= 1e-3 * logits.abs().max())
 
 
 def shares_prefixes(model: PreTrainedModel) -> bool:
@@ -230,35 +243,106 @@ def shares_prefixes(model: PreTrainedModel) -> bool:
     return not getattr(model.config.get_text_config(), "sliding_window", None)
 
 
+def window_of(module: torch.nn.Module) -> int | None:
+    """Tokens back that a layer's attention sees; None for all."""
+    if hasattr(module, "sliding_window"):
+        return module.sliding_window  # pyright: ignore[reportReturnType]
+    config: Any = module.config
+    kinds = getattr(config, "layer_types", None)
+    slides = kinds[module.layer_idx] == "sliding_attention" if kinds else True  # pyright: ignore
+    return getattr(config, "sliding_window", None) if slides else None
+
+
 def packed_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention of a packed batch; query [1, heads, T, d], key and value [1, kv heads, T, d] -> [1, T, heads, d]."""
-    layout: Layout = options["layout"]
-    scale: float | None = options.get("scaling")
-    window: int | None = options.get("sliding_window")
-    if layout.cache is not None and layout.roots.width == 1:
-        return _decode(module, query, key, value, layout.cache, scale, window), None
-    flat = tuple(x[0].transpose(0, 1) for x in (query, key, value))
-    branches = layout.branches
-    stop = branches.start if branches else len(flat[0])
-    q, k, v = (layout.roots.spread(x[:stop]) for x in flat)
-    mask = _window_mask(layout.roots.width, window, q.device) if window and layout.roots.width > window else None
-    out = layout.roots.gather(_attend(q, k, v, mask, scale, causal=mask is None))
-    if branches is not None:
-        q, own_k, own_v = (branches.grid.spread(x[stop:]) for x in flat)
-        k = torch.cat([k.index_select(0, branches.root), own_k], dim=2)
-        v = torch.cat([v.index_select(0, branches.root), own_v], dim=2)
-        tail = branches.grid.gather(_attend(q, k, v, branches.mask, scale, causal=False))
-        out = torch.cat([out, tail])
-    if layout.cache is not None:
-        _remember(layout.cache, int(getattr(module, "layer_idx", 0)), k, v)
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    out = attend(
+        query, key, value, options["layout"], layer=int(getattr(module, "layer_idx", 0)),
+        scale=options.get("scaling"), window=options.get("sliding_window"),
+    )  # fmt: skip
     return out[None], None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, *, causal: bool) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, layer: int, scale: float | None, window: int | None
+) -> Tensor:
+    """Attention of a packed batch.
+
+    Args:
+        query: [T, heads, d]
+        key: [T, kv heads, d]
+        value: As key.
+        layout: What belongs together.
+        layer: Whose keys and values the cache keeps.
+        scale: Of the scores; 1 / sqrt(d) when None.
+        window: Tokens back that are seen.
+
+    Returns:
+        [T, heads, d]
+    """
+    factor = float(query.shape[-1]) ** -0.5 if scale is None else scale
+    if layout.cache is not None and layout.roots.width == 1:
+        return _decode(query, key, value, layout.cache, layer, factor, window)
+    branches = layout.branches
+    stop = branches.start if branches else len(query)
+    q, k, v = (layout.roots.spread(x[:stop]) for x in (query, key, value))
+    mask = _causal(layout.roots.width, window, q.device)
+    slides = window is not None and layout.roots.width > window
+    out = layout.roots.gather(_attend(q, k, v, mask if slides else None, mask, factor))
+    if branches is not None:
+        q, own_k, own_v = (branches.grid.spread(x[stop:]) for x in (query, key, value))
+        k = torch.cat([k.index_select(0, branches.root), own_k], dim=2)
+        v = torch.cat([v.index_select(0, branches.root), own_v], dim=2)
+        tail = branches.grid.gather(_attend(q, k, v, branches.mask, branches.mask, factor))
+        out = torch.cat([out, tail])
+    if layout.cache is not None:
+        _remember(layout.cache, layer, k, v)
+    return out
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seen: Tensor, scale: float) -> Tensor:
+    """[rows, heads, width, d]; `seen` says what `mask` says, also where `mask` is None for plain causal."""
+    if q.device.type == "cpu" and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= SMALL_SCORES:
+        return _Grouped.apply(q, k, v, seen, scale)  # pyright: ignore[reportReturnType]
     k, v = _repeat(k, q.shape[1]), _repeat(v, q.shape[1])
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    return attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+
+
+class _Grouped(torch.autograd.Function):
+    """Attention of short rows on a CPU as three batched products; query heads that share a key head are one block.
+
+    torch's fused kernel is made for long rows: on rows of a hundred tokens it took half as long again. The scores are
+    kept, so this is for few of them (`SMALL_SCORES`).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
+        rows, heads, width, size = q.shape
+        block, length = heads // k.shape[1], k.shape[2]
+        queries = q.reshape(-1, block * width, size)
+        keys, values = k.reshape(-1, length, size), v.reshape(-1, length, size)
+        scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(scale)
+        shape = (rows, k.shape[1], block, width, length)
+        scores.view(shape).masked_fill_(~(seen if seen.dim() == 2 else seen[:, None]), float("-inf"))
+        weights = scores.softmax(-1)
+        ctx.save_for_backward(queries, keys, values, weights)
+        ctx.scale, ctx.heads, ctx.width = scale, heads, width
+        return torch.bmm(weights, values).view(rows, heads, width, size)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        queries, keys, values, weights = ctx.saved_tensors
+        g = gradient.reshape(queries.shape)
+        to_values = torch.bmm(weights.transpose(1, 2), g)
+        to_scores = torch.bmm(g, values.transpose(1, 2))
+        to_scores = torch.ops.aten._softmax_backward_data(to_scores, weights, -1, weights.dtype).mul_(ctx.scale)
+        to_queries = torch.bmm(to_scores, keys).view(gradient.shape)
+        to_keys = torch.bmm(to_scores.transpose(1, 2), queries)
+        rows, length, size = gradient.shape[0], keys.shape[1], keys.shape[2]
+        return to_queries, to_keys.view(rows, -1, length, size), to_values.view(rows, -1, length, size), None, None
 
 
 def _repeat(x: Tensor, heads: int) -> Tensor:
@@ -266,10 +350,10 @@ def _repeat(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-def _window_mask(width: int, window: int, device: torch.device) -> Tensor:
+def _causal(width: int, window: int | None, device: torch.device) -> Tensor:
     at = torch.arange(width, device=device)
     distance = at[:, None] - at[None, :]
-    return (distance >= 0) & (distance < window)
+    return (distance >= 0) & (distance < (window or width))
 
 
 def _remember(cache: KeyValues, layer: int, k: Tensor, v: Tensor) -> None:
@@ -280,23 +364,21 @@ def _remember(cache: KeyValues, layer: int, k: Tensor, v: Tensor) -> None:
 
 
 def _decode(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, cache: KeyValues, scale: float | None,
-    window: int | None,
-) -> Tensor:  # fmt: skip
-    """One new token per row: query [1, heads, B, d]; query heads that share a key head are queries of one attention."""
-    layer = int(getattr(module, "layer_idx", 0))
+    query: Tensor, key: Tensor, value: Tensor, cache: KeyValues, layer: int, scale: float, window: int | None
+) -> Tensor:
+    """One new token per row: query [B, heads, d]; query heads that share a key head are queries of one attention."""
     keys, values = cache.keys[layer], cache.values[layer]
     batch, kv_heads, _, size = keys.shape
     at = torch.arange(batch, device=keys.device)
-    keys[at, :, cache.lengths] = key[0].transpose(0, 1)
-    values[at, :, cache.lengths] = value[0].transpose(0, 1)
+    keys[at, :, cache.lengths] = key
+    values[at, :, cache.lengths] = value
     held = int(cache.lengths.max()) + 1
     slots = torch.arange(held, device=keys.device)[None]
     seen = slots <= cache.lengths[:, None]
     if window:
         seen &= slots > cache.lengths[:, None] - window
-    q = query[0].transpose(0, 1).reshape(batch, kv_heads, -1, size)
+    q = query.reshape(batch, kv_heads, -1, size)
     out = torch.nn.functional.scaled_dot_product_attention(
         q, keys[:, :, :held], values[:, :, :held], attn_mask=seen[:, None, None], scale=scale
     )
-    return out.reshape(1, batch, query.shape[1], -1)
+    return out.reshape(batch, -1, size)

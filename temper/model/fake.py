@@ -36,6 +36,7 @@ from temper.model.protocol import (
     StepMetrics,
     Tokens,
     TrainSpec,
+    Tuning,
 )
 
 Array = NDArray[np.float64]
@@ -81,7 +82,11 @@ class FakeBackend:
         size = _vocabulary(folder)
         return Shape(architecture="bigram", params=size * size, hidden=size, layers=1, context=None, device="cpu")
 
-    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None) -> Policy:
+    def tune(self, threads: int | None = None) -> Tuning:
+        """One thread, always."""
+        return Tuning(threads=threads or 1, reason="numpy")
+
+    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
         assert spec is None or not checkpoint.adapter, "training starts from full weights; merge the adapter first"
         learner = FakeLearner(checkpoint, spec or TrainSpec(rank=None), self.sensitivity)

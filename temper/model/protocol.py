@@ -156,8 +156,25 @@ class Shape:
     device: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """How the machine is used."""
+
+    threads: int
+    reason: str
+    """Who or what decided about the threads."""
+    can_compile: bool = False
+    """Whether elementwise kernels could be compiled here."""
+    rates: Mapping[int, float] = field(default_factory=dict)
+    """Floating-point operations per second by number of threads, where they were timed."""
+
+
 class Backend(Protocol):
     """Everything that turns folders into policies and folders into folders; `torch_backend` and `fake` implement it."""
+
+    def tune(self, threads: int | None = None) -> Tuning:
+        """Finds out how to use this machine, and does from then on."""
+        ...
 
     def locate(self, name: str) -> Base:
         """Finds, fetches or converts the model called `name`."""
@@ -167,8 +184,11 @@ class Backend(Protocol):
         """Size and kind of the model in a folder, without loading its weights."""
         ...
 
-    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None) -> Policy:
-        """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
+    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
+        """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given.
+
+        `compile` compiles elementwise kernels, which takes seconds and pays over minutes.
+        """
         ...
 
     def blend(self, checkpoint: Checkpoint, alpha: float, to: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from temper.errors import CheckpointError
-from temper.model import attention, load, lora, merge
-from temper.model.protocol import Base, Checkpoint, Policy, Shape, TrainSpec
+from temper.model import attention, kernels, layers, load, lora, merge, tuning
+from temper.model.protocol import Base, Checkpoint, Policy, Shape, TrainSpec, Tuning
 from temper.model.torch_learner import TorchLearner
 from temper.model.torch_sampler import TorchSampler
 
@@ -36,11 +36,16 @@ class TorchBackend:
             device=load.best_device().type,
         )
 
-    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None) -> Policy:
+    def tune(self, threads: int | None = None) -> Tuning:
+        """Finds out how to use this machine, and does from then on."""
+        return tuning.tune(threads)
+
+    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
         folder = checkpoint.base if checkpoint.adapter else checkpoint.path
         model = load.open_model(folder)
-        if not (attention.supports(model) and attention.install(model)):
+        table = kernels.compiled() if compile else kernels.PLAIN
+        if not (attention.supports(model) and layers.install(model, table)):
             raise CheckpointError(
                 f"{folder}: {model.config.model_type} computes attention or logits in a way temper cannot lay out yet "
                 "(soft-capped, scaled or biased logits, attention sinks, linear attention); expected a decoder with "
@@ -54,7 +59,7 @@ class TorchBackend:
             lora.attach(model, lora.config_for(spec.rank, spec.alpha), seed=spec.seed)
         if spec is None:
             model.requires_grad_(False)
-        learner = TorchLearner(model, folder, spec or TrainSpec(rank=None))
+        learner = TorchLearner(model, folder, spec or TrainSpec(rank=None), kernels=table)
         return Policy(learner=learner, sampler=TorchSampler(model))
 
     def blend(self, checkpoint: Checkpoint, alpha: float, to: Path) -> None:

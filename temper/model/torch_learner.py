@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from temper.data.datum import Datum
 from temper.losses import LOSSES, Objective, TokenView
-from temper.model import attention, load, lora, store
-from temper.model.head import divergence, target_logprobs
+from temper.model import attention, head, layers, load, lora, store
+from temper.model.kernels import PLAIN, Kernels
 from temper.model.protocol import Checkpoint, Floats, StepMetrics, TrainSpec
 
 MICRO_TOKENS = 1024
@@ -41,8 +41,9 @@ class Scored:
 class TorchLearner:
     """Trains what requires a gradient in a model that is already on its device: all weights, or an attached adapter."""
 
-    def __init__(self, model: PreTrainedModel, base: Path, spec: TrainSpec) -> None:
+    def __init__(self, model: PreTrainedModel, base: Path, spec: TrainSpec, *, kernels: Kernels = PLAIN) -> None:
         self.model = model
+        self._kernels = kernels
         self.step = 0
         self._base = base
         self._spec = spec
@@ -62,19 +63,12 @@ class TorchLearner:
         loss, nll, seen = 0.0, defaultdict[str, float](float), defaultdict[str, int](int)
         for numbers in _micro_batches(datums, MICRO_TOKENS):
             part = [datums[n] for n in numbers]
-            scored = self._score(part)
-            picked, logp = scored.picked, scored.logp
-            total = logp.new_zeros(())
-            for term in objective:
-                if counts[term.loss]:
-                    spec = LOSSES[term.loss]
-                    view = _view(part, scored, term.loss, self.device)
-                    total = total + term.scale * spec.function(view, **term.params) / counts[term.loss]
+            scored, total = self._objective(part, objective, counts)
             total.backward()
             loss += float(total.detach())
-            values = logp.detach().tolist()
+            values = scored.logp.detach().tolist()
             offset = 0
-            for datum, targets in zip(part, picked, strict=True):
+            for datum, targets in zip(part, scored.picked, strict=True):
                 nll[datum.source] -= math.fsum(values[offset : offset + len(targets)])
                 seen[datum.source] += len(targets)
                 offset += len(targets)
@@ -157,23 +151,62 @@ class TorchLearner:
             return attention.alike(inputs)
         return [c for c in grouped if all(len(inputs[n]) > 1 for n in c) and len({inputs[n][0] for n in c}) == 1]
 
+    def _objective(
+        self, part: Sequence[Datum], objective: Objective, counts: Mapping[str, int]
+    ) -> tuple[Scored, Tensor]:
+        """One forward pass and the sum of all terms over it."""
+
+        def total(scored: Scored) -> Tensor:
+            summed = scored.logp.new_zeros(())
+            for term in objective:
+                if counts[term.loss]:
+                    view = _view(part, scored, term.loss, self.device)
+                    summed = summed + term.scale * LOSSES[term.loss].function(view, **term.params) / counts[term.loss]
+            return summed
+
+        if not all(LOSSES[term.loss].linear for term in objective):
+            scored = self._score(part)
+            return scored, total(scored)
+        picked = [_targets(d) for d in part]
+        logp = torch.zeros(sum(map(len, picked)), device=self.device, requires_grad=True)
+        kl = torch.zeros_like(logp, requires_grad=True)
+        slopes = torch.autograd.grad(
+            total(Scored(picked=picked, logp=logp, divergence=kl)), (logp, kl), allow_unused=True
+        )
+        by_logp, by_kl = (torch.zeros_like(logp) if slope is None else slope for slope in slopes)
+        hidden, targets = self._hidden(part, picked), self._wanted(part, picked)
+        held = self._held(part, picked)
+        if held is not None:
+            held = replace(held, scale=by_kl[held.at])
+        summed, found, divergences = head.summed(hidden, _head(self.model), targets, by_logp, held)
+        return Scored(picked=picked, logp=found, divergence=divergences), summed
+
     def _score(self, datums: Sequence[Datum]) -> Scored:
         """One forward pass: log-probabilities at the supervised targets, the divergence from the start where asked."""
         picked = [_targets(d) for d in datums]
-        hidden = self._hidden(datums, picked)
+        hidden, targets = self._hidden(datums, picked), self._wanted(datums, picked)
+        weight = _head(self.model)
+        held = self._held(datums, picked) if torch.is_grad_enabled() else None
+        logp = head.target_logprobs(hidden, weight, targets)
+        if held is None:
+            return Scored(picked=picked, logp=logp, divergence=None)
+        kl = head.divergence(hidden[held.at], weight, held.hidden, held.head)
+        return Scored(picked=picked, logp=logp, divergence=torch.zeros_like(logp).index_copy(0, held.at, kl))
+
+    def _wanted(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]]) -> Tensor:
         wanted = [d.tokens[t + 1] for d, targets in zip(datums, picked, strict=True) for t in targets]
-        targets = torch.tensor(wanted, device=self.device)
-        head = _head(self.model)
-        held = [n for n, d in enumerate(datums) if torch.is_grad_enabled() and _needs_start(d)]
-        if not held:
-            return Scored(picked=picked, logp=target_logprobs(hidden, head, targets), divergence=None)
-        reference = self._start_hidden([datums[n] for n in held], [picked[n] for n in held])
-        is_held = torch.tensor([n in set(held) for n, t in enumerate(picked) for _ in t], device=self.device)
-        at, rest = is_held.nonzero()[:, 0], (~is_held).nonzero()[:, 0]
-        kl, own = divergence(hidden[at], head, reference, self._start_head(), targets[at])
-        logp = hidden.new_zeros(len(targets), dtype=torch.float32)
-        logp = logp.index_copy(0, at, own).index_copy(0, rest, target_logprobs(hidden[rest], head, targets[rest]))
-        return Scored(picked=picked, logp=logp, divergence=torch.zeros_like(logp).index_copy(0, at, kl))
+        return torch.tensor(wanted, device=self.device)
+
+    def _held(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]]) -> head.Held | None:
+        """What the stage's start makes of the datums that a term compares with it; None where there are none."""
+        numbers = [n for n, d in enumerate(datums) if _needs_start(d)]
+        if not numbers:
+            return None
+        hidden = self._start_hidden([datums[n] for n in numbers], [picked[n] for n in numbers])
+        among = set(numbers)
+        flags = torch.tensor([n in among for n, targets in enumerate(picked) for _ in targets], device=self.device)
+        at = flags.nonzero()[:, 0]
+        return head.Held(at=at, hidden=hidden, head=self._start_head(), scale=torch.ones_like(at, dtype=torch.float32))
 
     def _hidden(
         self, datums: Sequence[Datum], picked: Sequence[Sequence[int]], model: PreTrainedModel | None = None
@@ -201,15 +234,15 @@ class TorchLearner:
         """A copy of the start that never trains, made when first asked for; it doubles the weights in memory."""
         if self._start is None:
             self._start = load.open_model(self._base, self.device)
-            attention.install(self._start)
+            layers.install(self._start, self._kernels)
             self._start.requires_grad_(False)
         return self._start
 
 
 def _head(model: PreTrainedModel) -> Tensor:
-    head = model.get_output_embeddings()
-    assert head is not None, "a causal language model has a head"
-    return head.weight  # pyright: ignore[reportReturnType]
+    found = model.get_output_embeddings()
+    assert found is not None, "a causal language model has a head"
+    return found.weight  # pyright: ignore[reportReturnType]
 
 
 def _needs_start(datum: Datum) -> bool:

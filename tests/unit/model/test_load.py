@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from temper.errors import CheckpointError
-from temper.model import attention, load, store
+from temper.model import attention, layers, load, store
 from temper.model.protocol import Sampling, TrainSpec
 from temper.model.torch_backend import TorchBackend
 from tests.tiny import tiny_model
@@ -181,7 +181,7 @@ def test_plain_and_sliding_attention_is_supported(tmp_path: Path, shape: str) ->
     model = load.open_model(plain.write_model(tmp_path / "model", shape))
     assert attention.supports(model)
     assert attention.shares_prefixes(model) == ("llama" in shape)
-    assert attention.install(model)
+    assert layers.install(model)
 
 
 @pytest.mark.parametrize(

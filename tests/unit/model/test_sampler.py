@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -111,6 +112,46 @@ def test_no_pass_is_made_when_every_row_has_ended(models: Mapping[str, Path], sa
     first = [greedy(plain_model(models["llama"]), p, 1)[0] for p in prompts]
     replies = sampler.generate(prompts, Sampling(max_new_tokens=1000, stop=tuple(first)))
     assert [(r.tokens, r.finished, len(r.logprobs)) for r in replies] == [((), True, 1)] * len(prompts)
+
+
+def counted(sampler: TorchSampler, prompts: Prompts, sampling: Sampling) -> tuple[list[Any], list[int]]:
+    """The replies, and how many tokens each forward pass saw."""
+    passes: list[int] = []
+    embeddings = sampler.model.get_input_embeddings()
+    assert isinstance(embeddings, torch.nn.Module)
+    handle = embeddings.register_forward_hook(lambda _module, inputs, _out: passes.append(inputs[0].shape[1]))
+    replies = sampler.generate(prompts, sampling)
+    handle.remove()
+    return replies, passes
+
+
+def test_a_prompt_that_is_answered_eight_times_is_computed_once(sampler: TorchSampler) -> None:
+    """Two prompts of 7 and 13 tokens, four and eight times: 20 tokens before the first is drawn, then 12 a pass."""
+    first, second = unlike()[0], unlike()[3]
+    prompts = [first, second] * 4 + [second] * 4
+    replies, passes = counted(sampler, prompts, Sampling(max_new_tokens=3, temperature=1.0, seed=4))
+    assert passes == [20, 12, 12]
+    assert len({r.tokens for r in replies}) > 6  # each has a random stream of its own
+    alone = sampler.generate(prompts[:2], Sampling(max_new_tokens=3, temperature=1.0, seed=4))
+    assert [r.tokens for r in alone] == [r.tokens for r in replies[:2]]
+
+
+def test_waiting_rows_enter_when_others_have_ended(models: Mapping[str, Path], sampler: TorchSampler) -> None:
+    """With a quarter of the vocabulary ending a reply, most of the first 64 rows have ended before the last begins."""
+    rng = random.Random(9)
+    prompts = [tuple(plain.words(rng, 3 + i % 5)) for i in range(ROWS + 40)]
+    stop = tuple(range(0, plain.VOCABULARY, 4))
+    replies, passes = counted(sampler, prompts, Sampling(max_new_tokens=12, temperature=1.0, stop=stop))
+    assert sum(map(len, prompts)) > passes[0] > 3 * ROWS - 1
+    entered = [count for count in passes[1:] if count > ROWS]
+    assert entered or any(b > a for a, b in itertools.pairwise(passes[1:]))
+    model = plain_model(models["llama"])
+    for prompt, reply in list(zip(prompts, replies, strict=True))[:: ROWS // 4]:
+        tokens = (*prompt, *reply.tokens)
+        with torch.no_grad():
+            logp = plain_logits(model, tokens).log_softmax(-1)
+        expected = [logp[len(prompt) - 1 + i, t].item() for i, t in enumerate(reply.tokens)]
+        assert list(reply.logprobs[: len(reply.tokens)]) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("new", [0, 1, 4])
