@@ -5,6 +5,7 @@ Run as `python -m benchmarks.ours FOLDER --adapter lora`.
 
 from __future__ import annotations
 
+import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from benchmarks.peers import conversation, options_of, peak_mib, report, token_c
 from benchmarks.rows import chats
 
 if TYPE_CHECKING:
-    import argparse
     from pathlib import Path
 
 
@@ -36,7 +36,9 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         messages = tuple(Message(**turn) for turn in form["prompt"] + form["completion"])
         datums.append(renderer.datum(Row(id=str(number), messages=messages, origin=f"chats:{number}"), source="chats"))
     spec = TrainSpec(rank=16 if options.adapter == "lora" else None, alpha=32.0)
-    learner = TorchBackend().open(Checkpoint(id="base", path=folder, base=folder), spec).learner
+    backend = TorchBackend()
+    compile = options.compile and backend.tune(options.threads).can_compile
+    learner = backend.open(Checkpoint(id="base", path=folder, base=folder), spec, compile=compile).learner
     losses, stamps = [], []
     for start in range(0, len(datums), options.batch):
         metrics = learner.forward_backward(datums[start : start + options.batch], (Term(loss="ce"),))
@@ -54,7 +56,9 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measures once and reports."""
-    options = options_of("One SFT run with temper.").parse_args()
+    parser = options_of("One SFT run with temper.")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="elementwise kernels")
+    options = parser.parse_args()
     report(sft(options.folder, options))
 
 

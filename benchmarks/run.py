@@ -27,6 +27,8 @@ ADAPTERS: Mapping[str, str] = {"sft-lora-r16": "lora", "sft-full": "full"}
 VARIANTS: Sequence[Sequence[str]] = tuple(
     ("--layout", layout, "--loss", loss) for layout in ("padded", "padding-free") for loss in ("nll", "chunked_nll")
 )
+DATA = "data"
+"""Name of the measurement in `benchmarks.data`."""
 KEYS = ("tokens_per_second", "peak_mib")
 TRIAL_ROWS = 16
 LOSS_MARGIN = 0.05
@@ -153,7 +155,8 @@ def show(figures: Sequence[Figure]) -> None:
     table = Table("name", "unit", "temper", "peer", "peer's name", "ratio", "spread", title=figures[0].machine)
     for f in figures:
         spread = f"{f.spread[0]:.2f} - {f.spread[1]:.2f}"
-        table.add_row(f.name, f.unit, f"{f.ours:.0f}", f"{f.peer:.0f}", f.peer_name, f"{f.ratio:.2f}", spread)
+        ours, peer = (f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in (f.ours, f.peer))
+        table.add_row(f.name, f.unit, ours, peer, f.peer_name, f"{f.ratio:.2f}", spread)
     Console().print(table)
 
 
@@ -171,7 +174,9 @@ def write(figures: Sequence[Figure], folder: Path) -> Path:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measures temper beside its peers.")
-    parser.add_argument("--only", action="append", choices=sorted(ADAPTERS), help="one measurement; may be repeated")
+    parser.add_argument(
+        "--only", action="append", choices=sorted([*ADAPTERS, DATA]), help="one measurement; may be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -186,11 +191,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Measures, shows, writes."""
+    from benchmarks import data
     from temper.model.load import locate
 
     options = parse()
     folder = locate(options.model).folder
-    figures = [f for name in options.only or ADAPTERS for f in measure(name, folder, options)]
+    names = options.only or [*ADAPTERS, DATA]
+    figures = [f for n in names for f in (data.measure(folder, options) if n == DATA else measure(n, folder, options))]
     show(figures)
     print(write(figures, options.out))
 

@@ -22,6 +22,21 @@ from temper.errors import RecipeError
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "technique": {"sft": "temper.recipe.schema:SFT"},
     "backend": {"torch": "temper.model.torch_backend:TorchBackend"},
+    "reward": {
+        "exact": "temper.rollout.rewards.text:exact",
+        "contains": "temper.rollout.rewards.text:contains",
+        "regex": "temper.rollout.rewards.text:regex",
+        "length": "temper.rollout.rewards.text:length",
+        "numeric": "temper.rollout.rewards.numbers:numeric",
+        "math": "temper.rollout.rewards.numbers:math",
+        "json_schema": "temper.rollout.rewards.json_schema:json_schema",
+        "ifeval": "temper.rollout.rewards.checks:ifeval",
+        "code": "temper.rollout.rewards.checks:code",
+        "endpoint": "temper.rollout.endpoint:endpoint",
+        "judge": "temper.rollout.judge:judge",
+        "reasoning_gym": "temper.rollout.rewards.gyms:reasoning_gym",
+        "verifiers": "temper.rollout.rewards.gyms:verifiers",
+    },
     "export": {"hf": "temper.model.export:whole", "adapter": "temper.model.export:adapter"},
 }
 """Group -> name -> `module:attribute`. A new technique is one line here."""

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
-from temper.data.datum import count_tokens
+from temper.data.datum import Datum, count_tokens
 from temper.events import Step
 from temper.model.protocol import Learner
 from temper.techniques.base import Plan
 
 
-def train(learner: Learner, plan: Plan) -> Iterator[Step]:
-    """Runs the plan from the learner's own step to its end, one event per optimiser step."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """One optimiser step that was taken."""
+
+    step: Step
+    datums: Sequence[Datum]
+    """What it learnt from."""
+    by_row: tuple[float, ...]
+    """Nats per supervised token of each of them, before the update."""
+
+
+def train(learner: Learner, plan: Plan) -> Iterator[Taken]:
+    """Runs the plan from the learner's own step to its end, one value per optimiser step."""
     done = learner.step
     for datums in islice(plan.feed(done), max(0, plan.steps - done)):
         started = time.monotonic()
@@ -21,7 +33,7 @@ def train(learner: Learner, plan: Plan) -> Iterator[Step]:
         metrics = learner.forward_backward(datums, plan.objective)
         norm = learner.optim_step(lr)
         counts = metrics.supervised_by_source
-        yield Step(
+        step = Step(
             step=learner.step,
             steps=plan.steps,
             lr=lr,
@@ -33,3 +45,4 @@ def train(learner: Learner, plan: Plan) -> Iterator[Step]:
             grad_norm=norm,
             seconds=time.monotonic() - started,
         )
+        yield Taken(step=step, datums=datums, by_row=metrics.by_row)

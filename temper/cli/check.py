@@ -71,7 +71,9 @@ def document(prepared: Prepared, expected: Estimate, *, show: int = 0) -> Any:
         "settings": [asdict(s) for s in prepared.resolved.settings],
         "data": [row for index in range(len(prepared.inventories)) for row in _sources(prepared, index)],
         "files": [
-            {"file": str(t.path), "shape": t.shape, "rows": len(t.rows)} for i in prepared.inventories for t in i.tables
+            {"file": str(f.path), "shape": f.shape, "rows": f.rows, "dropped": f.dropped, "listed": str(f.listed)}
+            for i in prepared.inventories
+            for f in i.files
         ],
         "exams": [
             {
@@ -83,7 +85,7 @@ def document(prepared: Prepared, expected: Estimate, *, show: int = 0) -> Any:
             for p in prepared.domain
         ],
         "findings": [asdict(f) for i in prepared.inventories for f in i.findings],
-        "notices": list(_notices(prepared)),
+        "notices": list(prepared.notices()),
         "estimate": asdict(expected),
     }
     if show:
@@ -134,12 +136,6 @@ def _sources(prepared: Prepared, index: int) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def _notices(prepared: Prepared) -> Iterator[str]:
-    yield from prepared.resolved.notices
-    if prepared.renderer.notice:
-        yield f"base: {prepared.renderer.notice}"
-
-
 def _print_settings(prepared: Prepared) -> None:
     line = prepared.base.lineage
     revision = f" {line['revision']}" if line.get("revision") else ""
@@ -162,8 +158,10 @@ def _print_data(prepared: Prepared) -> None:
         names = ("source", "category", "licence", "origin", *figures)
         console().print(table(f"Data of {stage.id}", names, rows, right=figures))
         say()
-    for read in (t for i in prepared.inventories for t in i.tables):
-        say(f"{read.path.name}: {len(read.rows)} rows, recognised as {read.shape}")
+    for read in (f for i in prepared.inventories for f in i.files):
+        say(f"{read.path.name}: {read.rows:,} rows, recognised as {read.shape}")
+        if read.dropped:
+            say(f"  the rows left out are listed in {read.listed}")
     for probe in prepared.domain:
         longest = f", answers up to {probe.spec.max_new_tokens} tokens" if probe.spec.max_new_tokens else ""
         say(f"exam {probe.spec.name}: {len(probe.items)} items, marked by {probe.spec.kind}{longest}")
@@ -171,12 +169,11 @@ def _print_data(prepared: Prepared) -> None:
 
 
 def _print_remarks(prepared: Prepared) -> None:
+    from temper.data.lint import as_text
+
     for finding in (f for i in prepared.inventories for f in i.findings):
-        say(
-            f"{finding.level} {finding.code} {finding.where}: {finding.what}; {finding.why}; {finding.fix}",
-            style="yellow",
-        )
-    for notice in _notices(prepared):
+        say(as_text(finding), style="yellow")
+    for notice in prepared.notices():
         say(f"note {notice}", style="yellow")
 
 

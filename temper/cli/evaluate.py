@@ -12,6 +12,7 @@ from temper.cli.backend import LazyBackend
 from temper.cli.console import console, print_json, say, table, waiting
 
 if TYPE_CHECKING:
+    from temper.decide.drop import AxisDrop, ProbeDrop
     from temper.events import Measurement
     from temper.run.evaluate import Evaluation
 
@@ -53,29 +54,42 @@ def document(found: Evaluation) -> Any:
     drop = found.drop
     whole = {name: getattr(drop, name) for name in ("drop", "lcb95", "ucb95", "resolution")} if drop else None
     axes = (
-        {name: {k: getattr(a, k) for k in ("drop", "lcb95", "ucb95")} for name, a in drop.axes.items()} if drop else {}
+        {name: {k: getattr(a, k) for k in ("drop", "lcb95", "ucb95", "resolution")} for name, a in drop.axes.items()}
+        if drop
+        else {}
     )
     return {
         "model": found.model.name,
         "against": found.against.name if found.against else None,
-        "general": {**whole, "axes": axes} if whole else None,
+        "general": {**whole, "items_to_see_1_percent": found.required, "axes": axes} if whole else None,
+        "collapse": [asdict(sign) for sign in found.collapse],
         "probes": [_probe(found, m) for m in found.now],
     }
 
 
 def _probe(found: Evaluation, now: Measurement) -> dict[str, Any]:
-    before = next((m for m in found.before if m.probe == now.probe), None)
+    from temper import stats
+
+    before = _before(found, now)
     compared = found.drop.probes.get(now.probe) if found.drop else None
     bounds = {k: getattr(compared, k) if compared else None for k in ("drop", "lcb95", "ucb95")}
-    pairs = list(zip(before.hard, now.hard, strict=False)) if before else []
+    paired = before is not None and bool(now.hard) and len(before.hard) == len(now.hard)
+    moved = stats.transitions(before.hard, now.hard, chance=now.chance) if before and paired else None
     return {
         "probe": now.probe, "axis": now.axis, "role": now.role, "metric": now.metric, "items": len(now.ids),
-        "base": before.value if before else None, "value": now.value, **bounds,
+        "base": before.value if before else None, "value": now.value, "chance": now.chance, **bounds,
         "hard_base": _mean(before.hard) if before else None, "hard": _mean(now.hard),
-        "lost": sum(a > b for a, b in pairs), "won": sum(a < b for a, b in pairs),
+        "lost": moved.lost if moved else 0, "won": moved.won if moved else 0,
+        "churn": moved.churn if moved else 0.0, "forgotten": moved.forgotten if moved else 0.0,
+        "learnt": moved.learnt if moved else 0.0,
+        "p_value": stats.mcnemar(moved.lost, moved.won) if moved else None,
         "ci95": _interval(now), "parts": dict(now.parts),
         "counted": compared.counted if compared else False, "why": compared.why if compared else "",
     }  # fmt: skip
+
+
+def _before(found: Evaluation, now: Measurement) -> Measurement | None:
+    return next((m for m in found.before if m.probe == now.probe), None)
 
 
 def _mean(values: tuple[float, ...]) -> float | None:
@@ -92,23 +106,56 @@ def _interval(m: Measurement) -> list[float] | None:
 
 
 def _print(found: Evaluation) -> None:
-    rows = [
-        [m.probe, m.axis, m.metric, str(len(m.ids)), *_before_and_now(found, m), _bounded(found, m), *_hard(found, m)]
-        for m in found.now
-    ]
-    names = ("probe", "axis", "metric", "items", "before", "now", "drop, 95 % bounds", "right answers", "lost / won")
     title = found.model.name + (f" against {found.against.name}" if found.against else "")
-    console().print(table(title, names, rows, right=("items", "before", "now")))
+    compared = found.against is not None
+    names = ["probe", "items", *(["before", "now", "drop"] if compared else ["value"]), "right"]
+    names += ["lost / won"] if compared else []
+    columns = ("items", "before", "now", "value", "drop", "right", "lost / won")
+    console().print(table(title, names, list(_rows(found)), right=columns))
     for line in _remarks(found):
         say(line)
     for line in _overall(found):
         say(line, style="bold")
+    for sign in found.collapse:
+        say(str(sign), style="bold red")
+
+
+def _rows(found: Evaluation) -> Iterator[list[str]]:
+    """One row per probe under one per axis, in the order in which the axes first appear."""
+    for axis in dict.fromkeys(m.axis for m in found.now):
+        of_axis = [m for m in found.now if m.axis == axis]
+        whole = found.drop.axes.get(axis) if found.drop else None
+        blanks = ["", "", _span(whole)] if found.against else [""]
+        yield [axis, "", *blanks, "", *([""] if found.against else [])]
+        for m in of_axis:
+            yield [f"  {m.probe}", str(len(m.ids)), *_figures(found, m), *_hard(found, m)]
+
+
+def _figures(found: Evaluation, now: Measurement) -> list[str]:
+    """The value, or the values of both models and the drop between them."""
+    from temper.report.words import score
+
+    if found.against is None:
+        return [score(now.value, now.method)]
+    before = _before(found, now)
+    compared = found.drop.probes.get(now.probe) if found.drop else None
+    drop = "not counted" if compared and compared.drop is None else _span(compared)
+    return [score(before.value, before.method) if before else "", score(now.value, now.method), drop]
 
 
 def _remarks(found: Evaluation) -> Iterator[str]:
-    """The interval of each exam's score, and why a probe is not counted."""
+    """What the columns mean, the interval of each exam's score, and why a probe is not counted."""
     from temper.report.words import interval
 
+    metrics: dict[str, list[str]] = {}
+    for m in found.now:
+        metrics.setdefault(m.metric, []).append(m.probe)
+    yield "; ".join(f"{metric}: {', '.join(probes)}" for metric, probes in metrics.items())
+    if found.against:
+        yield (
+            "drop: share of the level above chance that is gone, with one-sided 95 % bounds; lost / won: items right"
+            " only before / only now (in brackets: how many guessing alone changes either way, at most)"
+        )
     for m in found.now:
         bounds = _interval(m) if m.role == "domain" else None
         if bounds:
@@ -118,31 +165,27 @@ def _remarks(found: Evaluation) -> Iterator[str]:
             yield f"{m.probe}: {compared.why}"
 
 
-def _before_and_now(found: Evaluation, now: Measurement) -> list[str]:
-    from temper.report.words import score
-
-    before = next((m for m in found.before if m.probe == now.probe), None)
-    return [score(before.value, before.method) if before else "", score(now.value, now.method)]
-
-
 def _hard(found: Evaluation, now: Measurement) -> list[str]:
+    """Right answers, and how many were lost and won; what guessing alone would change stands in brackets."""
     from temper.report.words import percent
 
     told = _probe(found, now)
     if told["hard"] is None:
-        return ["", ""]
+        return ["", ""] if found.against else [""]
     if told["hard_base"] is None:
-        return [percent(told["hard"]), ""]
-    return [f"{percent(told['hard_base'])} to {percent(told['hard'])}", f"{told['lost']} / {told['won']}"]
+        return [percent(told["hard"]), ""] if found.against else [percent(told["hard"])]
+    churn = f" ({told['churn']:.0f})" if told["churn"] >= 0.5 else ""
+    return [f"{percent(told['hard_base'])} > {percent(told['hard'])}", f"{told['lost']} / {told['won']}{churn}"]
 
 
-def _bounded(found: Evaluation, now: Measurement) -> str:
+def _span(compared: AxisDrop | ProbeDrop | None) -> str:
+    """A drop with its two one-sided 95 % bounds."""
     from temper.report.words import drop_percent
 
-    compared = found.drop.probes.get(now.probe) if found.drop else None
     if compared is None or compared.drop is None or compared.lcb95 is None or compared.ucb95 is None:
-        return "not counted" if compared else ""
-    return f"{drop_percent(compared.drop)} ({drop_percent(compared.lcb95)} to {drop_percent(compared.ucb95)})"
+        return ""
+    low, high = (drop_percent(x).split("\N{NO-BREAK SPACE}")[0] for x in (compared.lcb95, compared.ucb95))
+    return f"{drop_percent(compared.drop)} ({low} to {high})"
 
 
 def _overall(found: Evaluation) -> Iterator[str]:
@@ -155,7 +198,19 @@ def _overall(found: Evaluation) -> Iterator[str]:
         f"general drop {drop_percent(drop.drop)}, at least {drop_percent(drop.lcb95)} and at most "
         f"{drop_percent(drop.ucb95)} (each with 95 % confidence)"
     )
-    if drop.resolution:
-        yield f"these items can tell a drop of {drop_percent(drop.resolution)} from none"
-    else:
+    if not drop.resolution:
         yield "every item got the same value from both models"
+        return
+    worst = max(drop.axes, key=lambda name: drop.axes[name].resolution)
+    seen = f"these items see a drop of {drop_percent(drop.resolution)} or more"
+    blurred = f"; of {worst} alone, {drop_percent(drop.axes[worst].resolution)} or more" if len(drop.axes) > 1 else ""
+    yield seen + blurred
+    if found.required > 1.0:
+        yield (
+            f"to see 1 % in four of five comparisons with this model it would take {_times(found.required)} the items;"
+            " see --probes full"
+        )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.1f} times" if factor < 10 else f"{factor:.0f} times"

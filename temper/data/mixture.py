@@ -3,15 +3,17 @@
 Every source is an endless stream of its rows, shuffled anew in each epoch. Laid end to end, rows occupy as many places
 as they have supervised tokens; step i takes from source s the rows that begin at places share * size * i up to
 share * size * (i + 1). So over any run of steps a source is off by less than one row, without drift, and step i needs
-no step before it. Pure: a function of the sources, the seed, the index and the size. Imports datum and errors.
+no step before it: a run resumes from the index alone, and devices slice the list of the step. Rows of one `group` that
+stand side by side in a source are one unit, which is never divided. Pure: a function of the sources, the seed, the
+index and the size. Imports datum, registry, events and errors.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -19,12 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from temper.data.datum import Datum
+from temper import registry
+from temper.data.datum import Counted, Datum, supervised_lengths
 from temper.errors import DataError
 from temper.events import Role
 
-KEPT_EPOCHS = 4
-"""Shuffled orders kept per source: steps walk on, so one or two are in use at a time."""
+KEPT_EPOCHS = 2
+"""Shuffled orders kept per source: steps walk on, so one or two are in use; two million rows take 24 MB each."""
+MOST_EPOCHS = 4
+"""Epochs up to which a row is worth nearly as much as a new one (Muennighoff et al. 2023, arXiv 2305.16264)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,8 @@ class MixSource:
     category: str
     """E.g. instruction, reasoning, knowledge, code, safety; for the domain any name."""
     datums: Sequence[Datum]
+    """Rows in memory or on disk. What is on disk is `Counted`, so that no row is read to plan, and brings a number per
+    row as `group` if rows of it belong together."""
     share: float
     """Share of the supervised tokens of every step, in [0, 1]."""
 
@@ -71,21 +78,21 @@ class Mixture:
         if index < 0 or size <= 0:
             raise DataError(f"mixture: step {index} of {size} tokens; expected a step >= 0 of at least 1 token")
         self._refuse_empty_steps(size)
-        taken: list[tuple[float, int, Datum]] = []
+        taken: list[tuple[float, int, list[Datum]]] = []
         for number, stream in enumerate(self._streams):
             first, stop = stream.bound(index, size), stream.bound(index + 1, size)
-            rows = stream.between(first, stop)
+            units = stream.between(first, stop)
             # The place within the step interleaves the sources evenly, whatever their number of rows.
-            taken += [((place - first) / (stop - first), number, datum) for place, datum in rows]
-        return [datum for _, _, datum in sorted(taken, key=lambda item: item[:2])]
+            taken += [((place - first) / (stop - first), number, unit) for place, unit in units]
+        return [datum for _, _, unit in sorted(taken, key=lambda item: item[:2]) for datum in unit]
 
     def _refuse_empty_steps(self, size: int) -> None:
         """Raises when some step could hold no row, at the first step and not when it comes to that one."""
         used = [stream for stream in self._streams if stream.share]
-        if any(stream.longest.supervised <= stream.share * size for stream in used):
+        if any(stream.most <= stream.share * size for stream in used):
             return  # of these some row begins in every step
-        least = min(math.ceil(stream.longest.supervised / stream.share) for stream in used)
-        rows = ", ".join(f"{s.longest.row or 'a row'} of {s.name!r} has {s.longest.supervised}" for s in used)
+        least = min(math.ceil(stream.most / stream.share) for stream in used)
+        rows = ", ".join(f"{s.longest_row} of {s.name!r} has {s.most}" for s in used)
         raise DataError(
             f"mixture: {size} supervised tokens a step leave steps without a row ({rows}); expected at least {least}; "
             f"raise the tokens per step, or shorten or delete the longest rows"
@@ -94,6 +101,83 @@ class Mixture:
     def epochs(self, step: int, size: int) -> dict[str, float]:
         """How often each source has been gone through after `step` steps."""
         return {stream.name: float(stream.share * size * step / stream.total) for stream in self._streams}
+
+    def notices(self, steps: int, size: int) -> tuple[str, ...]:
+        """What the user should know of a run of so many steps: rows seen too often, or not all, or too long.
+
+        Args:
+            steps: Of the whole run.
+            size: Supervised tokens per step.
+        """
+        seen = {name: epochs for name, epochs in self.epochs(steps, size).items() if epochs > 0}
+        often = ", ".join(f"{name} {epochs:.1f} times" for name, epochs in seen.items() if epochs > MOST_EPOCHS)
+        partly = ", ".join(f"{name} {epochs:.0%}" for name, epochs in seen.items() if epochs < 1)
+        # A source is off by up to its longest row, and this is 1 % of fifty steps where it is half of one.
+        long = ", ".join(
+            f"{s.longest_row} of {s.name} has {s.most}" for s in self._streams if s.share and s.most > size / 2
+        )
+        told = (
+            (often, f"sources gone through more than {MOST_EPOCHS} times: {often}; add rows, or lower steps or share"),
+            (partly, f"sources of which only a part is seen: {partly}; raise steps or share if all of it should be"),
+            (long, f"rows longer than half a step of {size} supervised tokens: {long}; shares vary from step to step"),
+        )
+        return tuple(f"mixture: {text}" for found, text in told if found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """What there is of one source, for dividing shares before anything is mixed."""
+
+    name: str
+    category: str
+    supervised: int
+    """Supervised tokens."""
+
+
+def by_source(share: float, from_: Mapping[str, float], stocks: Sequence[Stock]) -> dict[str, float]:
+    """Share of the whole of each source, where `from_` names categories or sources.
+
+    The part of a category is divided by tokens among its sources that are not named themselves.
+
+    Example: `from_` of {"code": 20, "mine.jsonl": 80}.
+    """
+    standing = members(from_, stocks)
+    tokens = {stock.name: stock.supervised for stock in stocks}
+    available = {name: sum(tokens[source] for source in sources) for name, sources in standing.items()}
+    known = dict.fromkeys(name for stock in stocks for name in (stock.category, stock.name))
+    parts = two_level(share, from_, {name: available.get(name, 0) for name in known})
+    return {
+        source: part * tokens[source] / available[name]
+        for name, part in parts.items()
+        for source in standing[name]
+        if tokens[source]
+    }
+
+
+def members(names: Iterable[str], stocks: Sequence[Stock]) -> dict[str, tuple[str, ...]]:
+    """The sources that each name stands for: the source of that name, or those of the category not named themselves."""
+    asked = tuple(names)
+    own = {stock.name for stock in stocks if stock.name in asked}
+    return {
+        name: (name,) if name in own else tuple(s.name for s in stocks if s.category == name and s.name not in own)
+        for name in asked
+    }
+
+
+def left_out(asked: Mapping[str, float], available: Mapping[str, int]) -> tuple[str, ...]:
+    """What a recipe's `from` does not mix, so that nothing is zero unsaid.
+
+    Args:
+        asked: Category or source -> weight.
+        available: Category or source -> supervised tokens there are of it.
+    """
+    unasked = ", ".join(f"{c} ({tokens} tokens)" for c, tokens in available.items() if tokens and not asked.get(c))
+    absent = ", ".join(f"{c} ({weight:g})" for c, weight in asked.items() if weight > 0 and not available.get(c))
+    told = (
+        (unasked, f"nothing is mixed of {unasked}; add a weight for what should be kept"),
+        (absent, f"there are no rows of {absent}; the others take over that part; add rows or remove the name"),
+    )
+    return tuple(f"replay.from: {text}" for found, text in told if found)
 
 
 def two_level(share: float, from_: Mapping[str, float], available: Mapping[str, int]) -> dict[str, float]:
@@ -110,10 +194,9 @@ def two_level(share: float, from_: Mapping[str, float], available: Mapping[str, 
         raise DataError(f"replay.share: {share} is not in [0, 1]; write 0.25 for one supervised token in four")
     for category, weight in from_.items():
         if category not in available:
-            near = difflib.get_close_matches(category, available, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "correct the name"
+            hint = registry.hint(category, available) or "correct the name"
             known = ", ".join(available) or "none"
-            raise DataError(f"replay.from.{category}: no such category; expected one of {known}; {hint}")
+            raise DataError(f"replay.from.{category}: no such category; expected one of {known}; {hint.strip()}")
         if not (weight >= 0 and math.isfinite(weight)):
             raise DataError(f"replay.from.{category}: {weight} is no weight; expected 0 or more; correct it")
     usable = {category: weight for category, weight in from_.items() if weight > 0 and available[category] > 0}
@@ -134,33 +217,63 @@ class _Stream:
         # A rational share makes the bounds exact, so that 0.1 * 3 * 100 is 30 tokens and not a hair more.
         self.share = Fraction(source.share).limit_denominator(10**9)
         self.datums = source.datums
-        if not source.datums:
+        if not len(source.datums):
             raise DataError(f"mixture: source {source.name!r} is empty; expected at least one row; add rows or drop it")
-        lengths = np.array([datum.supervised for datum in source.datums], dtype=np.int64)
+        lengths = supervised_lengths(source.datums).astype(np.int64)
+        self.starts = _units(source)
+        if self.starts is not None:
+            lengths = np.add.reduceat(lengths, self.starts[:-1])
         if not lengths.all():
-            row = source.datums[int(np.argmin(lengths))].row
             raise DataError(
-                f"mixture: source {source.name!r}: {row or 'a row'} has no supervised token; expected an answer to "
-                f"learn; delete the row or check the loss mask"
+                f"mixture: source {source.name!r}: {self._row(int(np.argmin(lengths)))} has no supervised token; "
+                f"expected an answer to learn; delete the row or check the loss mask"
             )
-        self.total = int(lengths.sum())
-        self.longest = source.datums[int(np.argmax(lengths))]
+        self.total, self.most = int(lengths.sum()), int(lengths.max())
+        self.longest_row = self._row(int(np.argmax(lengths)))
         self.epoch = lru_cache(maxsize=KEPT_EPOCHS)(lambda epoch: _shuffled(lengths, f"{seed}/{source.name}/{epoch}"))
 
     def bound(self, index: int, size: int) -> int:
         """First place that belongs to step `index` or a later one."""
         return math.ceil(self.share * size * index)
 
-    def between(self, first: int, stop: int) -> list[tuple[int, Datum]]:
-        """The rows that begin at a place in [first, stop), with that place."""
-        rows: list[tuple[int, Datum]] = []
+    def between(self, first: int, stop: int) -> list[tuple[int, list[Datum]]]:
+        """The units that begin at a place in [first, stop), with that place."""
+        units: list[tuple[int, list[Datum]]] = []
         for epoch in range(first // self.total, -(-stop // self.total)):
             order, begins = self.epoch(epoch)
             offset = epoch * self.total
             low, high = np.searchsorted(begins, (first - offset, stop - offset), side="left")
             picked = zip(begins[low:high].tolist(), order[low:high].tolist(), strict=True)
-            rows += [(offset + begin, self.datums[number]) for begin, number in picked]
-        return rows
+            units += [(offset + begin, self._unit(number)) for begin, number in picked]
+        return units
+
+    def _unit(self, number: int) -> list[Datum]:
+        if self.starts is None:
+            return [self.datums[number]]
+        return [self.datums[at] for at in range(int(self.starts[number]), int(self.starts[number + 1]))]
+
+    def _row(self, number: int) -> str:
+        return self._unit(number)[0].row or "a row"
+
+
+def _units(source: MixSource) -> np.ndarray[Any, Any] | None:
+    """Where each unit begins, and the end; None if every row is its own."""
+    ready = getattr(source.datums, "group", None)
+    if ready is None and isinstance(source.datums, Counted):
+        return None
+    groups = np.array([datum.group for datum in source.datums] if ready is None else ready, dtype=np.int64)
+    new = np.diff(groups, prepend=-2) != 0
+    new |= groups < 0
+    if new.all():
+        return None
+    parted = Counter(groups[new & (groups >= 0)].tolist()).most_common(1)
+    if parted[0][1] > 1:
+        row = source.datums[int(np.argmax(groups == parted[0][0]))].row or "a row"
+        raise DataError(
+            f"mixture: source {source.name!r}: {row} is of a group whose other rows stand elsewhere; expected the rows "
+            f"of a group side by side; sort the source by group"
+        )
+    return np.append(np.flatnonzero(new), len(groups))
 
 
 def _shuffled(lengths: np.ndarray[Any, Any], key: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -177,4 +290,4 @@ def _shuffled(lengths: np.ndarray[Any, Any], key: str) -> tuple[np.ndarray[Any, 
         z ^= z >> np.uint64(31)
     order = np.argsort(z, kind="stable")
     ends = np.cumsum(lengths[order])
-    return order, ends - lengths[order]
+    return order.astype(np.int32 if len(order) < 2**31 else np.int64), ends - lengths[order]

@@ -1,7 +1,8 @@
-"""Readers of the catalogue: small pure functions from the bytes of package files to items. Imports nothing of temper.
+"""Readers of the catalogue: small pure functions from the bytes of package files to items, found by name in `READERS`.
 
 Every reader takes the files of its entry, which half of a split to read, and how many items are wanted at most (a
-generator stops there; the catalogue cuts the others). What comes back is JSON: dicts with an `id`.
+generator stops there; the catalogue cuts the others). What comes back is JSON: dicts with an `id`. Imports exams and
+puzzles.
 """
 
 from __future__ import annotations
@@ -9,28 +10,43 @@ from __future__ import annotations
 import ast
 import copy
 import csv
-import gzip
 import hashlib
 import io
 import json
 import random
-import re
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from temper.data import puzzles
+from temper.data.exams import (
+    bare_choice,
+    blank,
+    choice,
+    copa,
+    humaneval,
+    ifeval,
+    last_word,
+    mbpp,
+    mmlu,
+    paragraphs,
+    worked_answer,
+)
 
 Items = list[dict[str, Any]]
 """Untyped on purpose: the shapes are declared once, in `catalog`."""
 
-MOST_WORDS = 120
-"""Longest multiple-choice item, all options together; longer ones cost more time than they add certainty."""
 PROMPT_WORDS = 40
 """Longest chat prompt."""
 FORBIDDEN_ORIGINS = frozenset({"custom", "DAN", "AdvBench"})
 """StrongREJECT's origins with a known licence (MIT)."""
 CODE_CHARACTERS = 700
 """Longest function, about 200 tokens."""
+PIECE_CHARACTERS = 1600
+"""Longest piece of plain text, about 400 tokens; a longer text is cut between paragraphs."""
+LEAST_CHARACTERS = 200
+"""Shortest piece worth learning from."""
 
 REFUSALS: Mapping[str, Sequence[str]] = {
     "malicious_uses": (
@@ -119,44 +135,6 @@ def side(text: str) -> str:
     return "probe" if int(digest("half", " ".join(text.lower().split()))[:8], 16) % 2 else "replay"
 
 
-def choice(files: Sequence[bytes], *, half: str, limit: int) -> Items:
-    """Multiple choice of the OLMo evaluation, without examples; only items with the task's usual number of options."""
-    items: Items = []
-    for request in _requests(files[0]):
-        doc = request["doc"]
-        options = [" " + option.strip() for option in doc["choices"]]
-        words = sum(len(text.split()) for text in [doc["query"], *options])
-        if words <= MOST_WORDS and min(map(len, options)) > 1:
-            items.append(
-                {
-                    "id": str(request["native_id"]),
-                    "context": doc["query"].rstrip(),
-                    "options": options,
-                    "gold": doc["gold"],
-                }
-            )
-    usual = max(len(item["options"]) for item in items if len(item["options"]) <= 4)
-    return [item for item in items if len(item["options"]) == usual and 0 <= item["gold"] < usual]
-
-
-def last_word(files: Sequence[bytes], *, half: str, limit: int) -> Items:
-    """Passages and the word they end with."""
-    return [
-        {"id": str(r["native_id"]), "context": r["request"]["context"], "text": r["request"]["continuation"]}
-        for r in _requests(files[0])
-    ]
-
-
-def paragraphs(files: Sequence[bytes], *, half: str, limit: int) -> Items:
-    """The paragraphs under reading questions, each once."""
-    items: Items = []
-    for request in _requests(files[0]):
-        found = re.search(r"Background: (.*?)\nQuestion: ", request["doc"]["query"], re.S)
-        if found and 60 <= len(found[1].split()) <= 120:
-            items.append({"id": digest(found[1])[:16], "context": "", "text": found[1].strip()})
-    return items
-
-
 def chat_prompts(files: Sequence[bytes], *, half: str, limit: int) -> Items:
     """Short prompts that people wrote to assistants; Koala's, whose licence is unclear, only ever to measure on."""
     items: Items = []
@@ -227,20 +205,56 @@ def word_problems(files: Sequence[bytes], *, half: str, limit: int) -> Items:
     return list(rows.values())
 
 
+def logic(files: Sequence[bytes], *, half: str, limit: int) -> Items:
+    """Puzzles in a few steps with the way to the answer."""
+    return [_row(puzzle.question, puzzle.reply) for puzzle in puzzles.reasoning(limit)]
+
+
+def text_tasks(files: Sequence[bytes], *, half: str, limit: int) -> Items:
+    """Changes to a given text that are right or wrong."""
+    return [_row(puzzle.question, puzzle.reply) for puzzle in puzzles.instructions(limit)]
+
+
 def stdlib_functions(files: Sequence[bytes], *, half: str, limit: int) -> Items:
     """Short documented functions of the standard library's single-file modules, asked for in words."""
+    return package_functions([path.read_bytes() for path in _stdlib()], half=half, limit=limit)
+
+
+def package_functions(files: Sequence[bytes], *, half: str, limit: int) -> Items:
+    """Short documented functions of Python files, asked for in words."""
     rows: Items = []
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+    for file in files:
+        tree = ast.parse(file.decode("utf-8", errors="replace"))
         rows += [_ask_for(node) for node in tree.body if isinstance(node, ast.FunctionDef) and _teaches(node)]
     return rows
+
+
+def stdlib_text(files: Sequence[bytes], *, half: str, limit: int) -> Items:
+    """The beginnings of the standard library's single-file modules, as they stand in the file."""
+    items: Items = []
+    for path in _stdlib():
+        pieces = _pieces(path.read_text(encoding="utf-8", errors="replace"), "\n\n\n")
+        items += [{"id": digest(piece)[:16], "text": piece} for piece in pieces[:4]]
+    return items
+
+
+def documents(files: Sequence[bytes], *, half: str, limit: int) -> Items:
+    """The column `text` of JSON lines, long documents in pieces."""
+    texts = [json.loads(line)["text"] for file in files for line in file.decode().split("\n") if line.strip()]
+    return [{"id": digest(piece)[:16], "text": piece} for text in texts for piece in cut(text)]
+
+
+def cut(text: str) -> list[str]:
+    """Pieces of a text that end with a paragraph, none too long to learn in one row; what is too short is left out."""
+    return _pieces(text, "\n")
 
 
 READERS: Mapping[str, Callable[..., Items]] = {
     reader.__name__: reader
     for reader in (
-        choice, last_word, paragraphs, chat_prompts, forbidden, do_not_answer, refusals, trivia, word_problems,
-        stdlib_functions,
+        choice, bare_choice, blank, copa, mmlu, last_word, paragraphs, worked_answer, humaneval, mbpp, ifeval,
+        chat_prompts, forbidden, do_not_answer, refusals, trivia, word_problems, logic, text_tasks, stdlib_functions,
+        package_functions, stdlib_text, documents,
     )
 }  # fmt: skip
 
@@ -250,13 +264,22 @@ def _row(question: str, reply: str) -> dict[str, Any]:
     return {"id": digest(question, reply)[:16], "messages": messages}
 
 
-def _requests(file: bytes) -> Iterator[dict[str, Any]]:
-    """The first request of every question; the others repeat it for each option, or ask without the question."""
-    for line in gzip.decompress(file).splitlines():
-        if b'"idx": 0,' in line:
-            request = json.loads(line)
-            if request["doc_id"] < 1_000_000:
-                yield request
+def _stdlib() -> list[Path]:
+    return sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+
+
+def _pieces(text: str, between: str) -> list[str]:
+    """Whole parts of a text put together up to the longest piece; a part that is longer by itself is left out."""
+    pieces = [""]
+    for part in text.split(between):
+        if len(part) > PIECE_CHARACTERS:
+            pieces.append("")
+        elif pieces[-1] and len(pieces[-1]) + len(between) + len(part) > PIECE_CHARACTERS:
+            pieces.append(part)
+        else:
+            pieces[-1] = f"{pieces[-1]}{between}{part}" if pieces[-1] else part
+    whole = (piece.strip("\n") for piece in pieces)
+    return [piece for piece in whole if len(piece) >= LEAST_CHARACTERS]
 
 
 def _numbers(operator: str, chance: random.Random) -> tuple[int, int, int]:

@@ -1,36 +1,32 @@
 """Renderer: turns conversations into tokens exactly as the model's own chat template does, with the loss mask.
 
 Wraps the tokenizer of a model folder; knows no weights. A reply never changes the tokens of its prompt, so that what is
-learnt follows the very tokens that generation starts from. transformers is imported inside functions.
+learnt follows the very tokens that generation starts from. Words that spell a special token are encoded as words: no
+row can end a turn, begin one or speak for somebody else. transformers is imported inside functions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from temper.data.datum import Datum
+from temper.data.encode import Cut, Encoder
 from temper.data.rows import Message, Row
+from temper.data.spans import Layout, Spans, check_written
+from temper.data.templates import ChatTemplate, Conversation
 from temper.errors import CheckpointError, DataError
 
 Tokens = tuple[int, ...]
 TrainOn = Literal["all", "last"]
 
-PLAIN = (
-    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ 'Assistant: ' + m['content'] + eos_token + '\n' }}"
-    "{% elif m['role'] == 'user' %}{{ 'User: ' + m['content'] + '\n' }}{% else %}{{ m['content'] + '\n\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-"""The template of a model that has none, called `plain`."""
-MARK = "\ue000reply\ue001"
-"""Stands in for a turn to see where the template puts it; private-use characters, so that no data contain it."""
-TODAY = date(2024, 7, 26)
-"""What a template that writes the date gets to see: the same recipe must give the same tokens on any day."""
+RULES = 2
+"""Counts the changes of this module and of what it is built on that change tokens or masks; part of the fingerprint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +39,7 @@ class Rendered:
 
 
 class Renderer:
-    """A tokenizer with its chat template.
+    """A tokenizer with its chat template; picklable.
 
     Attributes:
         tokenizer: The transformers tokenizer, e.g. to save beside an export.
@@ -54,18 +50,21 @@ class Renderer:
 
     def __init__(self, tokenizer: Any, *, thinking: bool = False, ends: Tokens = ()) -> None:
         self.tokenizer = tokenizer
-        self.template = "model" if tokenizer.chat_template else "plain"
-        self._source = _without_clock(tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN)
-        self._thinking = thinking
-        self._has_switch = "enable_thinking" in self._source
-        self._anchored = self._adds_space()
+        self._made_with = (thinking, ends)
         self._adds_bos = tokenizer.encode("x")[:1] == [tokenizer.bos_token_id]
-        self._folds_system = False
-        self._folds_system = not self._takes_system()
+        self._encoder = Encoder(tokenizer)
+        self._template = ChatTemplate(tokenizer, thinking=thinking)
+        self._encoder.cut_at(self._template.marks)
+        self.template = self._template.name
+        self.notice = self._template.notice
         self.end_tokens: Tokens = self._find_ends(ends)
-        texts = sorted({tokenizer.convert_ids_to_tokens(i) for i in self.end_tokens}, key=len, reverse=True)
-        self._end = "(?:" + "|".join(map(re.escape, texts)) + ")"
-        self.notice = self._describe()
+        texts = tokenizer.convert_ids_to_tokens(list(self.end_tokens))
+        self._template.end_with(texts)
+        self._spans = Spans(self._template, ends=texts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker process makes its own from the tokenizer: compiled templates do not travel."""
+        return _remake, (self.tokenizer, *self._made_with)
 
     @classmethod
     def load(cls, folder: Path, *, thinking: bool = False) -> Renderer:
@@ -73,18 +72,39 @@ class Renderer:
 
         Args:
             folder: Holds tokenizer.json (or another format that transformers reads).
-            thinking: Prompt a model that can think aloud to do so; matters only for templates with that switch.
+            thinking: Prompt a model that can think aloud to do so; matters only for templates with that switch. Rows
+                are rendered with the switch as each one needs it: on where the last answer has reasoning, else off.
         """
         return cls(_load_tokenizer(folder), thinking=thinking, ends=_generation_ends(folder))
 
-    def prompt(self, messages: Sequence[Message]) -> Tokens:
-        """Tokens that generation starts from."""
-        return self._encode_start(self._render(messages, prompt=True))
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of everything that tokens and masks depend on, for the keys of caches."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        vocabulary = backend.to_str() if backend is not None else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        names = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True, default=str)
+        parts = (str(RULES), vocabulary, names, *self._template.fingerprint_parts(), repr(self.end_tokens))
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def prompt(self, messages: Sequence[Message], *, tools: str = "", thinking: bool | None = None) -> Tokens:
+        """Tokens that generation starts from.
+
+        Args:
+            messages: The last is not the assistant's.
+            tools: A JSON list of function descriptions; "" for none.
+            thinking: In place of the renderer's own switch.
+        """
+        thinks = self._template.thinking if thinking is None else thinking
+        conversation = self._template.read(messages, tools=tools, thinking=thinks)
+        text = self._template.write(conversation, prompt=True)
+        check_written(self._template, conversation, text)
+        return tuple(self._begin(self._encoder.encode(text)))
 
     def dialogue(
         self,
         messages: Sequence[Message],
         *,
+        tools: str = "",
         train_on: TrainOn = "all",
         max_length: int | None = None,
         where: str = "conversation",
@@ -93,38 +113,40 @@ class Renderer:
 
         Args:
             messages: At least one is the assistant's.
+            tools: A JSON list of function descriptions; "" for none.
             train_on: Learn all of the assistant's turns, or the last one only.
             max_length: Tokens that fit; what is learnt must fit, or DataError.
             where: file:row for messages.
         """
-        turns = [i for i, m in enumerate(messages) if m.role == "assistant"]
-        if not turns:
-            raise DataError(f"{where}: no assistant's turn; expected one to learn from; write it or delete the row")
-        text = self._render(messages, where=where)
-        tokens: list[int] = []
-        mask: list[bool] = []
-        cursor = 0
-        for turn in turns if train_on == "all" else turns[-1:]:
-            start, stop = self._span(messages, turn, text, where)
-            for begin, end, learn in ((cursor, start, False), (start, stop, True)):
-                piece = self._encode_next(tokens, text, begin, end)
-                tokens += piece
-                mask += [learn] * len(piece)
-            cursor = stop
-        learnt = len(tokens)
-        tokens += self._encode_next(tokens, text, cursor, len(text))
-        mask += [False] * (len(tokens) - learnt)
+        conversation = self._read(messages, tools=tools, where=where)
+        layout = self._spans.find(conversation, last=1 if train_on == "last" else 0)
+        (rendered,) = self._encode([layout], whole=True)
+        learnt = max(i for i, learn in enumerate(rendered.mask) if learn) + 1
         if max_length is not None and learnt > max_length:
             raise _too_long(where, learnt, max_length)
-        return Rendered(tokens=tuple(tokens[:max_length]), mask=tuple(mask[:max_length]))
+        return Rendered(tokens=rendered.tokens[:max_length], mask=rendered.mask[:max_length])
 
     def text(self, text: str) -> Tokens:
-        """Tokens of plain text, with the beginning-of-sequence token where the tokenizer adds one."""
-        return self._once(self.tokenizer.encode(text))
+        """Tokens of plain text, with the beginning-of-sequence token where the tokenizer adds one.
+
+        Special tokens that it spells are special here, as in the separators between documents.
+        """
+        return tuple(self._once(self._encoder.whole_texts([text])[0]))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, special ones left out; some templates begin a reply with a space, which stays."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The text of tokens, special ones left out; some templates begin a reply with a space, which stays.
+
+        What ends a reply is left out even where the tokenizer does not call it special.
+        """
+        words = [token for token in tokens if token not in self.end_tokens]
+        return self.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def special_in(self, text: str) -> str:
+        """The first special token that the text spells, "" for none.
+
+        In a turn it is encoded as the plain text that it is. Mostly it is a sign of rows that were rendered before.
+        """
+        return self._template.guard.special_in(text)
 
     def datum(
         self,
@@ -136,134 +158,111 @@ class Renderer:
         max_length: int | None = None,
     ) -> Datum:
         """A row as a training example: the assistant's turns are learnt, of plain text every token and the end."""
-        if row.messages:
-            rendered = self.dialogue(row.messages, train_on=train_on, max_length=max_length, where=row.origin)
-            last = max(i for i, learn in enumerate(rendered.mask) if learn)
-            tokens, mask = rendered.tokens[: last + 1], rendered.mask[: last + 1]  # what follows teaches nothing
-        else:
-            end = self.tokenizer.eos_token_id
-            tokens = (*self.text(row.text), self.end_tokens[0] if end is None else end)
-            mask = (True,) * len(tokens)
-            if max_length is not None and len(tokens) > max_length:
-                raise _too_long(row.origin, len(tokens), max_length)
-        weights = tuple(float(learn) for learn in mask[1:])
-        return Datum(tokens=tokens, weights={term: weights}, source=source, row=row.origin)
+        (made,) = self.datums([row], source=source, term=term, train_on=train_on, max_length=max_length)
+        if isinstance(made, DataError):
+            raise made
+        return made
 
-    def _render(
-        self, messages: Sequence[Message], *, prompt: bool = False, thinking: bool | None = None, where: str = "prompt"
-    ) -> str:
-        from jinja2 import TemplateError
+    def datums(
+        self,
+        rows: Sequence[Row],
+        *,
+        source: str,
+        term: str = "ce",
+        train_on: TrainOn = "all",
+        max_length: int | None = None,
+    ) -> list[Datum | DataError]:
+        """Many rows at once, several times as fast: for each what `datum` returns, or the error that it raises."""
+        made: dict[int, Datum | DataError] = {}
+        asked: dict[int, Conversation] = {}
+        for place, row in enumerate(rows):
+            if not row.messages:
+                continue
+            try:
+                asked[place] = self._read(row.messages, tools=row.tools, where=row.origin)
+            except DataError as error:
+                made[place] = error
+        found = self._spans.find_many(list(asked.values()), last=1 if train_on == "last" else 0)
+        made |= {place: layout for place, layout in zip(asked, found, strict=True) if isinstance(layout, DataError)}
+        layouts = {place: layout for place, layout in zip(asked, found, strict=True) if isinstance(layout, Layout)}
+        for place, rendered in zip(layouts, self._encode(list(layouts.values())), strict=True):
+            made[place] = _datum(rows[place], rendered, source, term, max_length)
+        texts = [place for place, row in enumerate(rows) if not row.messages]
+        end = self.end_tokens[0] if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
+        for place, ids in zip(texts, self._encoder.whole_texts([rows[p].text for p in texts]), strict=True):
+            tokens = (*self._once(ids), end)
+            rendered = Rendered(tokens=tokens, mask=(True,) * len(tokens))
+            made[place] = _datum(rows[place], rendered, source, term, max_length)
+        return [made[place] for place in range(len(rows))]
 
-        turns = [{"role": m.role, "content": m.content} for m in (_fold(messages) if self._folds_system else messages)]
-        try:
-            return self.tokenizer.apply_chat_template(
-                turns,
-                chat_template=self._source,
-                tokenize=False,
-                add_generation_prompt=prompt,
-                enable_thinking=self._thinking if thinking is None else thinking,
-            )
-        except TemplateError as error:
-            roles = ", ".join(m.role for m in messages)
+    def pair(
+        self, row: Row, *, source: str, group: int, term: str = "dpo", max_length: int | None = None
+    ) -> tuple[Datum, Datum]:
+        """A preference pair as its chosen and its rejected example, of which only the turns that differ are learnt.
+
+        Both begin with the same tokens. `group` is the caller's number for the pair.
+        """
+        if not any(m.role == "assistant" for m in row.rejected) or row.prompt == row.messages:
             raise DataError(
-                f"{where}: the model's chat template refuses a conversation of {roles} ({error}); "
-                f"expected turns it knows, mostly user and assistant in alternation; rewrite the row"
-            ) from None
-
-    def _span(self, messages: Sequence[Message], turn: int, text: str, where: str) -> tuple[int, int]:
-        """Where in `text` the words of an assistant's turn begin, and where its end token ends."""
-        is_last = turn == len(messages) - 1
-        span = self._span_by_prefix(messages, turn, text, where) or self._span_by_mark(messages, turn, text, where)
-        if span is None:
-            raise DataError(
-                f"{where}: turn {turn + 1} cannot be found again in what the chat template made of it; expected the "
-                f"template to write the assistant's words as they are; simplify the turn"
+                f"{row.origin}: no pair of answers; expected the chosen one at the end of the conversation and a "
+                f"rejected one; write both or delete the row"
             )
-        start, end, stop = span
-        if end == stop and is_last:
-            raise DataError(
-                f"{where}: the chat template writes no end token after the assistant's turn; expected one, else the "
-                f"model never learns to stop; add eos_token to the template of the model folder"
+        answers = (row.messages[-1:], row.rejected)
+        thinking = any(self._template.read(answer, where=row.origin).thinking for answer in answers)
+        layouts = [
+            self._spans.find(
+                self._read((*row.prompt, *answer), tools=row.tools, where=row.origin, thinking=thinking),
+                last=sum(message.role == "assistant" for message in answer),
             )
-        return start, stop
+            for answer in answers
+        ]
+        made = [_datum(row, rendered, source, term, max_length) for rendered in self._encode(layouts)]
+        for found in made:
+            if isinstance(found, DataError):
+                raise found
+        chosen, rejected = (replace(found, group=group) for found in made if isinstance(found, Datum))
+        return chosen, rejected
 
-    def _span_by_prefix(
-        self, messages: Sequence[Message], turn: int, text: str, where: str
-    ) -> tuple[int, int, int] | None:
-        """Start, end of the words and end of the turn, when the prompt of the turn begins the text with the turn."""
-        upto = text if turn == len(messages) - 1 else self._render(messages[: turn + 1], where=where)
-        if not text.startswith(upto):
-            return None
-        # With the switch for thinking off the prompt may hold an empty thought; a reply that thinks contradicts it.
-        for thinking in (self._thinking, not self._thinking)[: 2 if self._has_switch else 1]:
-            prompt = self._render(messages[:turn], prompt=True, thinking=thinking, where=where)
-            if upto.startswith(prompt):
-                break
-        else:
-            return None
-        start = len(prompt)
-        tail = re.search(rf"(?:\s*{self._end})*\s*\Z", upto[start:])
-        end = start + (tail.start() if tail else 0)
-        first = re.match(rf"\s*?{self._end}", upto[end:])
-        return start, end, end + (first.end() if first else 0)
+    def _read(
+        self, messages: Sequence[Message], *, tools: str, where: str, thinking: bool | None = None
+    ) -> Conversation:
+        """A conversation that something can be learnt from."""
+        if not any(message.role == "assistant" for message in messages):
+            raise DataError(f"{where}: no assistant's turn; expected one to learn from; write it or delete the row")
+        return self._template.read(messages, tools=tools, thinking=thinking, where=where)
 
-    def _span_by_mark(
-        self, messages: Sequence[Message], turn: int, text: str, where: str
-    ) -> tuple[int, int, int] | None:
-        """The same for templates that rewrite earlier turns: a mark in place of the words shows where they stand."""
-        marked = [*messages[:turn], Message(role="assistant", content=MARK), *messages[turn + 1 :]]
-        head, found, tail = self._render(marked, where=where).partition(MARK)
-        if not found or not text.startswith(head) or not text[len(head) :].endswith(tail):
-            return None
-        end = len(text) - len(tail)
-        first = re.match(rf"\s*?{self._end}", tail)
-        return len(head), end, end + (first.end() if first else 0)
+    def _encode(self, layouts: Sequence[Layout], *, whole: bool = False) -> list[Rendered]:
+        """Tokens and masks, up to the last token that is learnt or of the whole text."""
+        cuts = [
+            Cut(text=found.text, at=(0, *(at for span in found.spans for at in span), *_end(found, whole=whole)))
+            for found in layouts
+        ]
+        rendered: list[Rendered] = []
+        for pieces in self._encoder.cut(cuts):
+            tokens: list[int] = []
+            mask: list[bool] = []
+            for place, piece in enumerate(pieces):
+                ids = piece if place else self._begin(piece)
+                tokens += ids
+                mask += [place % 2 == 1] * len(ids)
+            rendered.append(Rendered(tokens=tuple(tokens), mask=tuple(mask)))
+        return rendered
 
-    def _encode_start(self, text: str) -> Tokens:
-        tokens = self.tokenizer.encode(text, add_special_tokens=False)
-        if self.template == "plain" and self._adds_bos:
-            tokens = [self.tokenizer.bos_token_id, *tokens]
-        return self._once(tokens)
+    def _begin(self, tokens: list[int]) -> list[int]:
+        """The tokens of a conversation's beginning; the default template leaves its mark to the tokenizer."""
+        is_missing = self.template == "plain" and self._adds_bos
+        return self._once([self.tokenizer.bos_token_id, *tokens] if is_missing else tokens)
 
-    def _encode_next(self, before: list[int], text: str, begin: int, end: int) -> Tokens:
-        """Tokens of text[begin:end] after those of text[:begin]; a token across the seam is split there."""
-        native = self._encode_start(text[:end])
-        if list(native[: len(before)]) == before:
-            return native[len(before) :]
-        return self._encode_more(text[begin:end])
-
-    def _encode_more(self, text: str) -> Tokens:
-        """Tokens of text that continues: without the space that some tokenizers put before a beginning."""
-        plain = self.tokenizer.encode(text, add_special_tokens=False)
-        if self._anchored and text:
-            anchor = self.tokenizer.encode("\n", add_special_tokens=False)
-            joined = self.tokenizer.encode("\n" + text, add_special_tokens=False)
-            if joined[: len(anchor)] == anchor:
-                return tuple(joined[len(anchor) :])
-        return tuple(plain)
-
-    def _once(self, tokens: Sequence[int]) -> Tokens:
+    def _once(self, tokens: list[int]) -> list[int]:
         """The tokens with one beginning-of-sequence token at most: text that brings its own would double it."""
         bos = self.tokenizer.bos_token_id
         doubled = bos is not None and len(tokens) > 1 and tokens[0] == tokens[1] == bos
-        return tuple(tokens[1:] if doubled else tokens)
-
-    def _adds_space(self) -> bool:
-        start, anchor, joined = (self.tokenizer.encode(t, add_special_tokens=False) for t in ("x", "\n", "\nx"))
-        return joined[: len(anchor)] == anchor and joined[len(anchor) :] != start
-
-    def _takes_system(self) -> bool:
-        try:
-            return MARK in self._render([Message(role="system", content=MARK), Message(role="user", content="x")])
-        except DataError:
-            return False
+        return tokens[1:] if doubled else tokens
 
     def _find_ends(self, configured: Tokens) -> Tokens:
         ends = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        probe = [Message(role="user", content="x"), Message(role="assistant", content=MARK)]
-        tail = self._render(probe).partition(MARK)[2].lstrip()
-        first = self._encode_more(tail)[:1]
-        if first and first[0] in self.tokenizer.all_special_ids + list(self.tokenizer.added_tokens_decoder):
+        first = self._encoder.continued(self._template.after_reply)[:1]
+        if first and first[0] in {*self.tokenizer.all_special_ids, *self._encoder.added.values()}:
             ends = [first[0], *ends]
         if not ends:
             raise CheckpointError(
@@ -272,34 +271,20 @@ class Renderer:
             )
         return tuple(dict.fromkeys([*ends, *configured]))
 
-    def _describe(self) -> str:
-        said: list[str] = []
-        if self.template == "plain":
-            said.append("the model has no chat template: the default `plain` (User: ... Assistant: ...) is used")
-        if self._folds_system:
-            said.append("the chat template takes no system message: it is put before the first user's message")
-        if self._has_switch:
-            said.append(f"the chat template has a switch for thinking: it is {'on' if self._thinking else 'off'}")
-        return "; ".join(said)
+
+def _remake(tokenizer: Any, thinking: bool, ends: Tokens) -> Renderer:
+    return Renderer(tokenizer, thinking=thinking, ends=ends)
 
 
-def _without_clock(template: str) -> str:
-    """The template with the date written out where it asks for it; transformers lets no caller replace its clock."""
-    clock = r"""strftime_now\(\s*(['"])(.*?)\1\s*\)"""
-    return re.sub(clock, lambda found: repr(TODAY.strftime(found[2])), template)
+def _end(found: Layout, *, whole: bool) -> Iterable[int]:
+    return (len(found.text),) if whole and found.spans[-1][1] < len(found.text) else ()
 
 
-def _fold(messages: Sequence[Message]) -> list[Message]:
-    """The system's words at the head of the first user's message, for templates that know no system."""
-    system = "\n\n".join(m.content for m in messages if m.role in ("system", "developer"))
-    rest = [m for m in messages if m.role not in ("system", "developer")]
-    if not system:
-        return rest
-    first = next((i for i, m in enumerate(rest) if m.role == "user"), None)
-    if first is None:
-        return [Message(role="user", content=system), *rest]
-    rest[first] = Message(role="user", content=f"{system}\n\n{rest[first].content}")
-    return rest
+def _datum(row: Row, rendered: Rendered, source: str, term: str, max_length: int | None) -> Datum | DataError:
+    if max_length is not None and len(rendered.tokens) > max_length:
+        return _too_long(row.origin, len(rendered.tokens), max_length)
+    weights = tuple(map(float, rendered.mask[1:]))
+    return Datum(tokens=rendered.tokens, weights={term: weights}, source=source, row=row.origin)
 
 
 def _too_long(where: str, tokens: int, max_length: int) -> DataError:

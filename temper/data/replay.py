@@ -116,11 +116,8 @@ def prompts(category: str, n: int, seed: int = 0) -> list[Prompt]:
     if category not in CATEGORIES:
         raise DataError(f"replay: no category {category!r}; there are {', '.join(CATEGORIES)}; write one of these")
     known = catalog.load(SOURCES[CATEGORIES.index(category)])
-    probes = [
-        item for entry in catalog.sources().values() if entry.role != "train" for item in catalog.load(entry.name)
-    ]
     own = [Prompt(category=category, text=text) for text in own_texts(category)]
-    kept, _ = catalog.decontaminate([_item(prompt) for prompt in own], probes)
+    kept = catalog.untouched([_item(prompt) for prompt in own])
     columns = [
         sorted(texts, key=lambda text: readers.digest(str(seed), text))
         for texts in ([_asked(item) for item in kept], [_asked(item) for item in known])
@@ -258,7 +255,8 @@ def _answer(prompt: Prompt, reply: str, origin: Origin) -> Answer:
     )
 
 
-def _encode(answer: Answer) -> str:
+def encode(answer: Answer) -> str:
+    """The line of a replay file."""
     fields: dict[str, Any] = dataclasses.asdict(answer)
     fields["messages"] = [dataclasses.asdict(message) for message in answer.messages]
     return json.dumps(fields, ensure_ascii=False) + "\n"
@@ -271,7 +269,7 @@ def _decode(line: str) -> Answer:
 
 def _append(part: Path, answers: Iterable[Answer]) -> None:
     with part.open("a", encoding="utf-8") as file:
-        file.writelines(_encode(answer) for answer in answers)
+        file.writelines(encode(answer) for answer in answers)
 
 
 def _resume(part: Path) -> dict[str, Answer]:
@@ -288,6 +286,6 @@ def _resume(part: Path) -> dict[str, Answer]:
 
 
 def _finish(to: Path, answers: Sequence[Answer]) -> None:
-    data = "".join(map(_encode, answers)).encode()
+    data = "".join(map(encode, answers)).encode()
     with fetch.replacing(to) as file:
         file.write(gzip.compress(data, mtime=0) if to.suffix == ".gz" else data)

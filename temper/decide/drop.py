@@ -1,26 +1,36 @@
-"""The general drop: how much of what the base could do is gone, item by item on the same items, with bounds.
+"""The general drop as decisions need it: how much of what the base could do is gone, with bounds, whole and by part.
 
-The one definition for guard, choice and experiments. A `loss` probe counts the relative rise of bits per byte, `choice`
-and `generate` probes the relative fall of the mean score above chance. Axis = mean of its probes, overall = mean of the
-axes; a gain is a negative drop and is not clipped. Imports events, stats, errors.
+The arithmetic is `stats.drop`, shared with the report. Here measurements that do not pair are a fault of ours, and a
+suite from which nothing can be counted is refused. Imports events, stats, errors.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from temper import stats
 from temper.errors import RecipeError
 from temper.events import Measurement
+from temper.stats.drop import NEAR_CHANCE, WORST_BITS_PER_BYTE, Pair, combine, pair, percent
+
+__all__ = [
+    "AXIS_FACTOR",
+    "NEAR_CHANCE",
+    "WORST_BITS_PER_BYTE",
+    "AxisDrop",
+    "Drop",
+    "ProbeDrop",
+    "general_drop",
+    "general_pairs",
+    "percent",
+]
 
 AXIS_FACTOR = 3.0
 """One ability may fall this many times deeper than the tolerance for the whole."""
-NEAR_CHANCE = 0.05
-"""A base this close to chance (or to zero) has too little to lose: a relative fall of it is noise."""
-WORST_BITS_PER_BYTE = 16.0
-"""What a text costs whose loss is not finite: twice the price of random bytes, so that the drop stays a number."""
+
+Passages = Mapping[str, Mapping[str, str]]
+"""probe -> item id -> the passage that the item was cut from, for items that are not independent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +74,11 @@ class AxisDrop:
     probes: tuple[str, ...]
     """Names of the probes that count."""
 
+    @property
+    def resolution(self) -> float:
+        """Smallest drop of this ability that its items can tell from none: half the width between the bounds."""
+        return (self.ucb95 - self.lcb95) / 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
@@ -72,7 +87,7 @@ class Drop:
     drop: float
     """0.01 when one per cent of the general level is gone."""
     lcb95: float
-    """The drop is above this with one-sided confidence (95 % unless asked otherwise)."""
+    """The drop is above this with one-sided confidence of 95 %."""
     ucb95: float
     """The drop is below this with the same confidence."""
     axes: Mapping[str, AxisDrop]
@@ -81,6 +96,8 @@ class Drop:
     """Probes that are shown and not counted."""
     resolution: float
     """Smallest drop that these items can tell from none: 1.645 standard errors. 0 for a model equal to the base."""
+    drawn: stats.Drawn = field(compare=False, repr=False)
+    """The drop in every bootstrap draw, so that several models can be judged together."""
 
     @property
     def worst(self) -> str:
@@ -94,50 +111,38 @@ def general_drop(
     *,
     draws: int = stats.DRAWS,
     seed: int = 0,
-    confidence: float = 0.95,
+    passages: Passages | None = None,
 ) -> Drop:
     """Compares the general probes of two models, paired by item id; probes of the domain are passed over.
 
-    Each draw resamples the items of every probe independently, then averages probes to axes and axes to the whole. The
-    draws of a probe depend on the seed and its name alone, so candidates are compared on the same resampled items.
+    Each draw resamples the items of every probe independently, then averages probes to axes and axes to the whole.
     """
-    probes: dict[str, ProbeDrop] = {}
-    by_axis: dict[str, dict[str, stats.Drawn]] = {}
-    for base, other in _pairs(before, now):
-        judged, remark = _judged(other)
-        drawn, reason = _drawn(base, judged, draws=draws, rng=stats.generator(seed, base.probe))
-        why = "; ".join(part for part in (reason, remark) if part)
-        probes[base.probe] = _probe_drop(base, judged, drawn=drawn, why=why, confidence=confidence)
-        if drawn is not None:
-            by_axis.setdefault(base.axis, {})[base.probe] = drawn
-    if not by_axis:
-        found = "; ".join(f"{name}: {p.why}" for name, p in probes.items()) or "no general probe"
+    pairs = general_pairs(before, now, passages=passages)
+    found = combine(pairs, draws=draws, seed=seed)
+    if found is None:
+        why = "; ".join(f"{p.base.probe}: {p.why}" for p in pairs) or "no general probe"
         raise RecipeError(
-            f"probes.general: nothing to count a general drop from ({found}); expected at least one probe of something "
+            f"probes.general: nothing to count a general drop from ({why}); expected at least one probe of something "
             "the base can do; name another suite or file, e.g. general: [core]"
         )
-    axes = {axis: stats.average(list(parts.values())) for axis, parts in by_axis.items()}
-    overall = stats.average(list(axes.values())).estimate(confidence)
+    overall = found.overall.estimate()
+    counted = {axis: tuple(p.base.probe for p in pairs if _counts(p, axis)) for axis in found.axes}
     return Drop(
         drop=overall.value,
         lcb95=overall.low,
         ucb95=overall.high,
-        axes={axis: _axis_drop(axes[axis], tuple(by_axis[axis]), confidence=confidence) for axis in axes},
-        probes=probes,
-        left_out=tuple(name for name, p in probes.items() if not p.counted),
-        resolution=stats.z_value(confidence) * overall.se,
+        axes={axis: _axis_drop(drawn, counted[axis]) for axis, drawn in found.axes.items()},
+        probes={p.base.probe: _probe_drop(p, found.probes.get(p.base.probe)) for p in pairs},
+        left_out=tuple(p.base.probe for p in pairs if p.left_out),
+        resolution=stats.z_value(0.95) * overall.se,
+        drawn=found.overall,
     )
 
 
-def percent(share: float) -> str:
-    """A share for a sentence: `0.4 %`, `12.5 %`, `0.25 %`, without trailing zeros."""
-    digits = 1 if abs(share) >= 0.01 else 2
-    text = f"{100 * share:.{digits}f}".rstrip("0").rstrip(".")
-    return f"{'0' if text in ('-0', '') else text} %"
-
-
-def _pairs(before: Sequence[Measurement], now: Sequence[Measurement]) -> list[tuple[Measurement, Measurement]]:
-    """General probes of both models with the items of the second in the order of the first."""
+def general_pairs(
+    before: Sequence[Measurement], now: Sequence[Measurement], *, passages: Passages | None = None
+) -> list[Pair]:
+    """The general probes of two models side by side; both must have answered the same items."""
     base = {m.probe: m for m in before if m.role == "general"}
     other = {m.probe: m for m in now if m.role == "general"}
     assert len(base) == sum(m.role == "general" for m in before), "a probe was measured twice before"
@@ -148,52 +153,16 @@ def _pairs(before: Sequence[Measurement], now: Sequence[Measurement]) -> list[tu
         assert (m.method, m.split, m.axis, m.chance) == (n.method, n.split, n.axis, n.chance), f"{name}: another probe"
         assert 0 < len(m.ids) == len(set(m.ids)) == len(m.items), f"{name}: one value per item, ids without repeats"
         assert m.ids == n.ids or sorted(m.ids) == sorted(n.ids), f"{name}: other items before than now"
-    return [(m, _in_order(other[name], m.ids)) for name, m in base.items()]
+    return [pair(m, other[name], clusters=(passages or {}).get(name)) for name, m in base.items()]
 
 
-def _in_order(m: Measurement, ids: tuple[str, ...]) -> Measurement:
-    """The same measurement with its items in the order of `ids`."""
-    place = {item: i for i, item in enumerate(m.ids)}
-    order = [place[item] for item in ids]
-    return replace(
-        m,
-        ids=ids,
-        items=tuple(m.items[i] for i in order),
-        sizes=tuple(m.sizes[i] for i in order) if m.sizes else (),
-        hard=tuple(m.hard[i] for i in order) if m.hard else (),
-    )
+def _counts(p: Pair, axis: str) -> bool:
+    return p.base.axis == axis and not p.left_out
 
 
-def _judged(m: Measurement) -> tuple[Measurement, str]:
-    """Items that are not finite count as entirely lost; a remark says how many there were."""
-    bad = sum(not math.isfinite(value) for value in m.items)
-    if not bad:
-        return m, ""
-    worst = [WORST_BITS_PER_BYTE * size for size in m.sizes] if m.method == "loss" else [0.0] * len(m.items)
-    items = tuple(value if math.isfinite(value) else w for value, w in zip(m.items, worst, strict=True))
-    return replace(m, items=items), f"{bad} of {len(items)} items are not finite (counted as entirely lost)"
-
-
-def _drawn(base: Measurement, now: Measurement, *, draws: int, rng: stats.Generator) -> tuple[stats.Drawn | None, str]:
-    """The drop of one probe with its draws, or None and the reason why it is not counted."""
-    if len(base.ids) < 2:
-        return None, f"{len(base.ids)} item: no spread to judge by, at least 2 needed"
-    if base.method == "loss":
-        assert base.sizes == now.sizes, f"{base.probe}: other texts before than now"
-        return stats.loss_rise(base.items, now.items, draws=draws, rng=rng), ""
-    room = base.value - base.chance
-    if room <= NEAR_CHANCE + 1e-9:
-        level = f"chance ({percent(base.chance)})" if base.chance else "zero"
-        return None, f"base {percent(base.value)} is not {percent(NEAR_CHANCE)} above {level}: too little to lose"
-    return stats.score_fall(base.items, now.items, chance=base.chance, draws=draws, rng=rng), ""
-
-
-def _probe_drop(
-    base: Measurement, now: Measurement, *, drawn: stats.Drawn | None, why: str, confidence: float
-) -> ProbeDrop:
-    estimate = drawn.estimate(confidence) if drawn is not None else None
-    has_hard = bool(base.hard) and bool(now.hard)
-    moved = stats.transitions(base.hard, now.hard, chance=base.chance) if has_hard else None
+def _probe_drop(p: Pair, drawn: stats.Drawn | None) -> ProbeDrop:
+    estimate = drawn.estimate() if drawn is not None else None
+    base, now, moved = p.base, p.now, p.moved
     return ProbeDrop(
         axis=base.axis,
         base=base.value,
@@ -208,10 +177,10 @@ def _probe_drop(
         churn=moved.churn if moved else 0.0,
         items=len(base.ids),
         counted=drawn is not None,
-        why=why,
+        why=p.why,
     )
 
 
-def _axis_drop(drawn: stats.Drawn, probes: tuple[str, ...], *, confidence: float) -> AxisDrop:
-    estimate = drawn.estimate(confidence)
+def _axis_drop(drawn: stats.Drawn, probes: tuple[str, ...]) -> AxisDrop:
+    estimate = drawn.estimate()
     return AxisDrop(drop=estimate.value, lcb95=estimate.low, ucb95=estimate.high, probes=probes)

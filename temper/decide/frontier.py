@@ -1,16 +1,26 @@
 """The frontier: which checkpoints deserve a full look, and which one the stage hands on.
 
 A point is screened with few items or confirmed with the whole selection split; only confirmed points are chosen. Doing
-nothing is always a candidate: a point must beat the base's own domain score. Imports events and `drop`.
+nothing is always a candidate: a point must beat the base's own domain score. What a candidate has to keep is said by
+`eligible` for itself and by `joint` for as many as were tried. Imports events, stats and its package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
+
+from temper import stats
 from temper.decide.drop import AXIS_FACTOR, Drop, percent
-from temper.events import RunVerdict, Split
+from temper.decide.joint import joint_upper_bounds
+from temper.events import Measurement, RunVerdict, Split
+
+Prefer = Literal["domain", "general"]
+Floors = Mapping[str, float]
+"""axis -> the largest drop of that ability that is accepted."""
 
 ALPHA_RANGE = (0.1, 0.85)
 """Where the middle proposal on the line may lie: below, nothing of the domain is left; above, nothing changes."""
@@ -32,6 +42,8 @@ class Point:
     """General drop; None when not measured."""
     split: Split
     """`quick` when screened, `selection` when confirmed."""
+    domain_drawn: stats.Drawn | None = None
+    """The domain score resampled (`domain_draws`), for `prefer: general`; None counts every difference as real."""
 
     @property
     def key(self) -> tuple[str, str, int, float]:
@@ -45,6 +57,14 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotTaken:
+    """A candidate that the stage does not hand on."""
+
+    point: Point
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which point the stage hands on."""
 
@@ -53,13 +73,19 @@ class Selection:
     verdict: RunVerdict
     reason: str
     """One sentence for the user."""
+    not_taken: tuple[NotTaken, ...] = ()
+    """Every other point, with what stood in its way."""
 
 
-def eligible(drop: Drop, tolerance: float) -> tuple[bool, str]:
-    """Whether a confirmed drop keeps the tolerance, and the reason in words.
+def eligible(drop: Drop, tolerance: float, floors: Floors | None = None) -> tuple[bool, str]:
+    """Whether a confirmed drop keeps the tolerance, taken by itself, and the reason in words.
 
-    It does when the 95 % upper bound of the overall drop is at most the tolerance and no axis has a lower bound above
-    three times the tolerance.
+    It does when the 95 % upper bound of the overall drop is at most the tolerance, no axis has a lower bound above
+    three times the tolerance, and every axis with a floor keeps it.
+
+    A floor is a promise like the tolerance: the upper bound of that axis is at most the floor. Where the items cannot
+    show that even of an equal model, in particular at 0 %, twice what they resolve takes its place, which is to say
+    that no loss may be visible; never more than what any axis may lose, so few items make a floor strict, not void.
     """
     if drop.ucb95 > tolerance:
         why = (
@@ -74,27 +100,54 @@ def eligible(drop: Drop, tolerance: float) -> tuple[bool, str]:
     if lower > AXIS_FACTOR * tolerance:
         limit = percent(AXIS_FACTOR * tolerance)
         return False, f"{axis} dropped by {percent(drop.axes[axis].drop)}, by {percent(lower)} at least (limit {limit})"
+    for name, floor in (floors or {}).items():
+        broken = _broken_floor(drop, name, floor, tolerance)
+        if broken:
+            return False, broken
     return True, f"general drop {percent(drop.drop)}, at most {percent(drop.ucb95)} (tolerance {percent(tolerance)})"
 
 
+def kept(
+    confirmed: Sequence[Point], *, tolerance: float, base_domain: float, floors: Floors | None = None
+) -> list[Point]:
+    """The confirmed points, given in the order of confirmation, that may be handed on.
+
+    They beat the base's domain score, are eligible, and keep the tolerance also with the bound that allows for how many
+    were tried.
+    """
+    judged = _judged(confirmed, tolerance, base_domain, floors)
+    return [one.point for one in judged if not one.refusal]
+
+
 def next_to_confirm(
-    points: Sequence[Point], confirmed: Sequence[Point], *, tolerance: float, base_domain: float
+    points: Sequence[Point],
+    confirmed: Sequence[Point],
+    *,
+    tolerance: float,
+    base_domain: float,
+    prefer: Prefer = "domain",
+    floors: Floors | None = None,
 ) -> Point | None:
     """The screened point to measure in full next, or None when the choice can no longer change.
 
     Walks down the domain scores (at equal scores the smaller screened drop first) and passes over points whose drop is
-    above the tolerance for sure already. Ends at the first score that cannot beat the best confirmed and eligible one,
-    or the base.
+    above the tolerance for sure already. Ends at the first score that cannot beat the best confirmed one that may be
+    handed on, or the base. With `prefer: general` it then goes on with those that score about as well and seem to have
+    lost less, the smallest drop first.
     """
     done = {p.key for p in confirmed}
-    to_beat = max([base_domain] + [p.domain for p in _kept(confirmed, tolerance)])
-    for point in sorted(points, key=_by_domain):
-        if point.domain <= to_beat:
-            return None
-        hopeless = point.drop is not None and point.drop.lcb95 > tolerance
-        if point.key not in done and not hopeless:
-            return point
-    return None
+    found = kept(confirmed, tolerance=tolerance, base_domain=base_domain, floors=floors)
+    best = min(found, key=_by_domain, default=None)
+    to_beat = best.domain if best else base_domain
+    open_points = [p for p in points if p.key not in done and not (p.drop and p.drop.lcb95 > tolerance)]
+    higher = [p for p in open_points if p.domain > to_beat]
+    if higher:
+        return min(higher, key=_by_domain)
+    if best is None or prefer == "domain":
+        return None
+    smallest = min(_drop(p) for p in found)
+    close = [p for p in open_points if base_domain < p.domain and not worse(p, best) and _drop(p) < smallest]
+    return min(close, key=lambda p: (_drop(p), -p.domain), default=None)
 
 
 def line_alphas(screened_drop: float, tolerance: float) -> tuple[float, ...]:
@@ -112,19 +165,40 @@ def line_alphas(screened_drop: float, tolerance: float) -> tuple[float, ...]:
     return tuple(dict.fromkeys(proposals))
 
 
-def choose(points: Sequence[Point], *, tolerance: float, base_domain: float, stopped: bool = False) -> Selection:
+def choose(
+    points: Sequence[Point],
+    *,
+    tolerance: float,
+    base_domain: float,
+    stopped: bool = False,
+    prefer: Prefer = "domain",
+    floors: Floors | None = None,
+) -> Selection:
     """The best domain score among the confirmed points that keep the tolerance, the base included.
 
-    `stopped` says that the guard ended the stage, which is the verdict when nothing can be chosen.
+    `points` are in the order in which they were confirmed; screened ones may stand among them and are never chosen.
+    With `prefer: general` the smallest drop wins among those whose domain score is not significantly below the best
+    (one-sided, 95 %). `stopped` says that the guard ended the stage, which is the verdict when nothing can be chosen.
     """
-    confirmed = [p for p in points if p.split == "selection" and p.drop is not None]
-    better = [p for p in confirmed if p.domain > base_domain]
-    kept = sorted(_kept(better, tolerance), key=_by_domain)
-    if kept:
-        return Selection(point=kept[0], verdict="improved", reason=_why_chosen(kept, tolerance, base_domain))
+    judged = _judged(points, tolerance, base_domain, floors)
+    able = [one for one in judged if not one.refusal]
+    if able:
+        best = min(able, key=lambda one: _by_domain(one.point))
+        taken = best
+        if prefer == "general":
+            close = [one for one in able if not worse(one.point, best.point)]
+            taken = min(close, key=lambda one: (_drop(one.point), -one.point.domain))
+        reason = _why_chosen(taken, best, len(able), tolerance=tolerance, base_domain=base_domain)
+        rest = tuple(_passed_over(one, taken, prefer) for one in judged if one is not taken)
+        return Selection(point=taken.point, verdict="improved", reason=reason, not_taken=rest)
     verdict: RunVerdict = "stopped" if stopped else "kept-base"
     head = "the guard stopped the stage and the base is kept" if stopped else "the base is kept"
-    return Selection(point=None, verdict=verdict, reason=f"{head}: {_why_not(points, better, tolerance, base_domain)}")
+    return Selection(
+        point=None,
+        verdict=verdict,
+        reason=f"{head}: {_why_not(judged, base_domain)}",
+        not_taken=tuple(NotTaken(point=one.point, reason=one.refusal) for one in judged),
+    )
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
@@ -137,36 +211,126 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def _why_chosen(kept: Sequence[Point], tolerance: float, base_domain: float) -> str:
-    best = kept[0]
-    assert best.drop is not None
-    among = "the only candidate that keeps" if len(kept) == 1 else f"the best of {len(kept)} candidates that keep"
+def worse(point: Point, best: Point, *, confidence: float = 0.95) -> bool:
+    """Whether a domain score is below another for sure, both resampled on the same items."""
+    if point.domain >= best.domain:
+        return False
+    if point.domain_drawn is None or best.domain_drawn is None:
+        return True
+    ahead = best.domain_drawn.draws - point.domain_drawn.draws
+    return float(np.quantile(ahead, 1.0 - confidence)) > 0.0
+
+
+def domain_draws(measured: Sequence[Measurement], *, draws: int = stats.DRAWS, seed: int = 0) -> stats.Drawn:
+    """The domain score (mean of the exams' mean scores), resampled; candidates share the draws of their items."""
+    parts = []
+    for m in sorted((m for m in measured if m.role == "domain"), key=lambda m: m.probe):
+        assert m.method != "loss", f"{m.probe}: a loss is no score"
+        order = sorted(range(len(m.ids)), key=lambda i: m.ids[i])
+        items = [m.items[i] for i in order]
+        fall = stats.score_fall([1.0] * len(items), items, draws=draws, rng=stats.generator(seed, m.probe))
+        parts.append(stats.Drawn(value=1.0 - fall.value, draws=1.0 - fall.draws))
+    return stats.average(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    point: Point
+    bound: float
+    """Upper bound of the drop that allows for the number of candidates tried."""
+    refusal: str
+    """Why it may not be handed on; empty when it may."""
+    confirmed: bool
+    better: bool
+    """Whether it beats the base's domain score."""
+
+
+def _judged(points: Sequence[Point], tolerance: float, base_domain: float, floors: Floors | None) -> list[_Judged]:
+    """Every point with what stands in its way."""
+    tried = {p.key: p.drop for p in points if p.split == "selection" and p.drop and p.domain > base_domain}
+    bounds = dict(zip(tried, joint_upper_bounds(list(tried.values()), tolerance=tolerance), strict=True))
+    judged = []
+    for place, point in enumerate(points):
+        confirmed = point.split == "selection" and point.drop is not None
+        if not confirmed and any(p.key == point.key for i, p in enumerate(points) if i != place and p.drop):
+            continue  # the same candidate, screened before it was confirmed
+        bound = bounds.get(point.key, float("inf"))
+        refusal = _refusal(point, bound, tolerance=tolerance, base_domain=base_domain, floors=floors)
+        better = point.domain > base_domain
+        judged.append(_Judged(point=point, bound=bound, refusal=refusal, confirmed=confirmed, better=better))
+    return judged
+
+
+def _refusal(point: Point, bound: float, *, tolerance: float, base_domain: float, floors: Floors | None) -> str:
+    if point.domain <= base_domain:
+        return f"domain {percent(point.domain)} does not beat the base's {percent(base_domain)}"
+    if point.drop is None:
+        return "its general drop was not measured"
+    keeps, why = eligible(point.drop, tolerance, floors)
+    if point.split != "selection":
+        return f"not confirmed; on the few items it was screened with, {why}"
+    if not keeps:
+        return why
+    if bound > tolerance:
+        allowing = f"may be {percent(bound)} allowing for the candidates tried before it"
+        return f"{why} taken by itself, but {allowing}; more items would tell"
+    return ""
+
+
+def _broken_floor(drop: Drop, axis: str, floor: float, tolerance: float) -> str:
+    """What breaks the floor of one axis; empty when it is kept."""
+    if axis not in drop.axes:
+        return f"floors.{axis}: no probe of this ability counts, so the floor cannot be kept; measure it or remove it"
+    found = drop.axes[axis]
+    allowed = min(max(floor, 2.0 * found.resolution), max(floor, AXIS_FACTOR * tolerance))
+    if found.ucb95 <= allowed + 1e-12:
+        return ""
+    why = f"{axis} dropped by {percent(found.drop)}, may be {percent(found.ucb95)} (floor {percent(floor)}"
+    if allowed > floor:
+        why += f", held to {percent(allowed)} as these items resolve {percent(found.resolution)}"
+    return f"{why})"
+
+
+def _why_chosen(taken: _Judged, best: _Judged, count: int, *, tolerance: float, base_domain: float) -> str:
+    point = taken.point
+    assert point.drop is not None
+    among = "the only candidate that keeps" if count == 1 else f"the best of {count} candidates that keep"
+    if taken is not best:
+        among = f"not surely below the best domain score, {percent(best.point.domain)}, with the smallest drop of those"
+        among += " that keep"
+    allowing = ""
+    if percent(taken.bound) != percent(point.drop.ucb95):
+        allowing = f"; at most {percent(taken.bound)} allowing for the choice"
     return (
-        f"{best.name} is {among} the tolerance and beats the base: domain {percent(base_domain)} -> "
-        f"{percent(best.domain)}, {eligible(best.drop, tolerance)[1]}"
+        f"{point.name} is {among} the tolerance and beats the base: domain {percent(base_domain)} -> "
+        f"{percent(point.domain)}, {eligible(point.drop, tolerance)[1]}{allowing}"
     )
 
 
-def _why_not(points: Sequence[Point], better: Sequence[Point], tolerance: float, base_domain: float) -> str:
+def _passed_over(one: _Judged, taken: _Judged, prefer: Prefer) -> NotTaken:
+    reason = one.refusal
+    if not reason and one.point.domain < taken.point.domain:
+        reason = f"domain {percent(one.point.domain)} is below the chosen one's {percent(taken.point.domain)}"
+    elif not reason and (prefer == "general" or one.point.domain == taken.point.domain):
+        drops = f"{percent(_drop(one.point))} is not below the chosen one's {percent(_drop(taken.point))}"
+        reason = f"general drop {drops}"
+    return NotTaken(point=one.point, reason=reason)
+
+
+def _why_not(judged: Sequence[_Judged], base_domain: float) -> str:
     """What stood in the way of every candidate, by the one that came closest."""
-    if better:
-        best = min(better, key=_by_domain)
-        assert best.drop is not None
-        why = eligible(best.drop, tolerance)[1]
-        return f"no candidate keeps the tolerance; {best.name} reaches domain {percent(best.domain)}, but {why}"
-    screened = [p for p in points if p.domain > base_domain]
-    if screened:
-        best = min(screened, key=_by_domain)
-        why = f", but {eligible(best.drop, tolerance)[1]} on the few items it was screened with" if best.drop else ""
-        return f"no candidate was worth a full look; {best.name} reaches domain {percent(best.domain)}{why}"
-    if not points:
+    if not judged:
         return "the stage left no candidate"
-    best = min(points, key=_by_domain)
-    return f"no candidate beats the base's domain score of {percent(base_domain)}; the best is {percent(best.domain)}"
-
-
-def _kept(points: Sequence[Point], tolerance: float) -> list[Point]:
-    return [p for p in points if p.drop is not None and eligible(p.drop, tolerance)[0]]
+    better = [one for one in judged if one.better]
+    confirmed = [one for one in better if one.confirmed]
+    best = min(confirmed or better or judged, key=lambda one: _by_domain(one.point))
+    reaches = f"{best.point.name} reaches domain {percent(best.point.domain)}"
+    if confirmed:
+        return f"no candidate keeps the tolerance; {reaches}, but {best.refusal}"
+    if better:
+        return f"no candidate was confirmed; {reaches}, but was {best.refusal}"
+    score = percent(best.point.domain)
+    return f"no candidate beats the base's domain score of {percent(base_domain)}; the best is {score}"
 
 
 def _by_domain(point: Point) -> tuple[float, float]:

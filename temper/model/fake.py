@@ -143,7 +143,11 @@ class FakeLearner:
         np.add.at(self._gradient, (places.before, places.after), by_logp)
         seen = Counter(places.source)
         nll = {s: -float(logp[np.array(places.source) == s].mean()) for s in seen}
-        return StepMetrics(loss=loss, losses=nll, supervised=len(logp), supervised_by_source=dict(seen))
+        counts, sums = (np.bincount(places.sequence, w, len(datums)) for w in (np.ones_like(logp), -logp))
+        by_row = tuple((sums / np.maximum(counts, 1)).tolist())
+        return StepMetrics(
+            loss=loss, losses=nll, supervised=len(logp), supervised_by_source=dict(seen), by_row=by_row
+        )  # fmt: skip
 
     @np.errstate(invalid="ignore", over="ignore")  # a run that goes to pieces says so by its loss
     def optim_step(self, lr: float) -> float:

@@ -15,6 +15,8 @@ from temper.losses import Objective
 
 Tokens = tuple[int, ...]
 Floats = tuple[float, ...]
+PASS_TOKENS = 1024
+"""Tokens of a forward pass in training; a batch of more is accumulated."""
 BASE = "base"
 """Id of the untouched model in every log."""
 
@@ -71,6 +73,8 @@ class StepMetrics:
     """By source."""
     supervised: int
     supervised_by_source: Mapping[str, int]
+    by_row: Floats
+    """Of every datum, in order; 0 for one without targets."""
 
 
 class Learner(Protocol):

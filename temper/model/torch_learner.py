@@ -21,10 +21,7 @@ from temper.data.datum import Datum
 from temper.losses import LOSSES, Objective, TokenView
 from temper.model import attention, head, layers, load, lora, store
 from temper.model.kernels import PLAIN, Kernels
-from temper.model.protocol import Checkpoint, Floats, StepMetrics, TrainSpec
-
-MICRO_TOKENS = 1024
-"""Tokens per forward pass; a batch of more is accumulated."""
+from temper.model.protocol import PASS_TOKENS, Checkpoint, Floats, StepMetrics, TrainSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +58,26 @@ class TorchLearner:
         """Adds the gradient of the objective, averaged over the whole batch."""
         counts = {term.loss: _denominator(datums, term.loss) for term in objective}
         loss, nll, seen = 0.0, defaultdict[str, float](float), defaultdict[str, int](int)
-        for numbers in _micro_batches(datums, MICRO_TOKENS):
+        by_row = [0.0] * len(datums)
+        for numbers in _micro_batches(datums, PASS_TOKENS):
             part = [datums[n] for n in numbers]
             scored, total = self._objective(part, objective, counts)
             total.backward()
             loss += float(total.detach())
             values = scored.logp.detach().tolist()
             offset = 0
-            for datum, targets in zip(part, scored.picked, strict=True):
-                nll[datum.source] -= math.fsum(values[offset : offset + len(targets)])
-                seen[datum.source] += len(targets)
+            for number, targets in zip(numbers, scored.picked, strict=True):
+                source, found = datums[number].source, -math.fsum(values[offset : offset + len(targets)])
+                by_row[number] = found / len(targets)
+                nll[source] += found
+                seen[source] += len(targets)
                 offset += len(targets)
         return StepMetrics(
             loss=loss,
             losses={s: nll[s] / seen[s] for s in seen},
             supervised=sum(seen.values()),
             supervised_by_source=dict(seen),
+            by_row=tuple(by_row),
         )
 
     def optim_step(self, lr: float) -> float:
@@ -93,7 +94,7 @@ class TorchLearner:
     def logprobs(self, datums: Sequence[Datum]) -> list[Floats]:
         """Log-probability in nats of every target with a weight, in order, per datum; no gradient."""
         found: list[Floats] = [()] * len(datums)
-        for numbers in _micro_batches(datums, 2 * MICRO_TOKENS):
+        for numbers in _micro_batches(datums, 2 * PASS_TOKENS):
             scored = self._score([datums[n] for n in numbers])
             values = iter(scored.logp.tolist())
             for number, targets in zip(numbers, scored.picked, strict=True):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from temper.data.datum import Datum
-from temper.data.rows import Message
+from temper.data.rows import Message, ToolCall
 from temper.events import Answer, Measurement
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class ProbeSpec:
     axis: str
     """language, knowledge, reasoning, instruction, behaviour, code, safety; or `domain`."""
     kind: str
-    """How it is scored: a name of `suites.KINDS`."""
+    """How it is scored: a name of `kinds.KINDS`, or a kind of one's own as module:attribute or file.py:attribute."""
     source: str
     """Where its items come from: a name of the catalogue, a file of this package, or a path."""
     role: Role = "general"
@@ -48,6 +48,8 @@ class ProbeSpec:
     """Items of the quick split, the first of the selection half; -1 for a sixth of `items` (or all), 0 for none."""
     max_new_tokens: int = 0
     """Longest reply, for kinds that generate."""
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """What the kind needs to know beside the items, e.g. `{"task": "arc_easy"}`; see `Kind.options`."""
 
     def size(self, split: Split) -> int:
         """How many items the split has, 0 for all."""
@@ -113,9 +115,15 @@ class Kind:
     method: Method
     metric: str
     needs: tuple[str, ...]
-    """Fields that every item must have, beside `id`."""
+    """Fields that every item must have, beside `id`; `prompt` stands for `messages` as well."""
     version: int = 1
     """Raised when the same items would get other values: cached results stop matching."""
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Names that `ProbeSpec.options` may hold, with a value of the right type, empty where there is no default."""
+    required: tuple[str, ...] = ()
+    """Those of them that have to be given."""
+    answers: Literal["", "sampled", "greedy"] = ""
+    """Whether the base model writes its own reply into every item before anything is measured."""
 
 
 def digest(*parts: Any) -> str:
@@ -126,12 +134,25 @@ def digest(*parts: Any) -> str:
 
 def key(spec: ProbeSpec, version: int, items: Sequence[Item] = ()) -> str:
     """Name of the results of these items: the same key means the same questions scored by the same code."""
-    return digest(spec.kind, spec.max_new_tokens, version, [dict(i) for i in items])
+    options = [dict(spec.options)] if spec.options else []
+    return digest(spec.kind, spec.max_new_tokens, version, [dict(i) for i in items], *options)
+
+
+def text_of(item: Item) -> str:
+    """What an item asks or reads, without its options: what must not be learnt before it is asked."""
+    if "messages" in item:
+        return "\n".join(str(m["content"]) for m in item["messages"] if m["role"] == "user")
+    return str(item.get("prompt") or f"{item.get('context', '')}{item.get('text', '')}").strip()
 
 
 def half(item_id: str) -> Literal["selection", "test"]:
     """The half an item belongs to for ever, whatever else is in the file."""
     return "selection" if int(hashlib.sha256(f"half:{item_id}".encode()).hexdigest(), 16) % 2 == 0 else "test"
+
+
+def half_of(item: Item) -> Literal["selection", "test"]:
+    """The half of an item; items of one group are in the same."""
+    return half(item.get("group") or item["id"])
 
 
 def take(items: Sequence[Item], split: Split, size: int) -> tuple[Item, ...]:
@@ -141,7 +162,7 @@ def take(items: Sequence[Item], split: Split, size: int) -> tuple[Item, ...]:
     `selection`.
     """
     wanted = "test" if split == "test" else "selection"
-    pool = sorted((i for i in items if half(i["id"]) == wanted), key=lambda i: digest("order", i["id"]))
+    pool = sorted((i for i in items if half_of(i) == wanted), key=lambda i: digest("order", i["id"]))
     return tuple(pool[:size] if size else pool)
 
 
@@ -171,13 +192,36 @@ def measured(spec: ProbeSpec, kind: Kind, outcomes: Sequence[Outcome], *, split:
 def messages_of(item: Item) -> tuple[Message, ...]:
     """The conversation an item asks with: its `messages`, or its `prompt` as one user turn."""
     if "messages" in item:
-        return tuple(Message(role=m["role"], content=m["content"]) for m in item["messages"])
+        return tuple(_message(m) for m in item["messages"])
     return (Message(role="user", content=item["prompt"]),)
+
+
+def plain(message: Message) -> Mapping[str, Any]:
+    """A turn as JSON, the inverse of what `messages_of` does; fields that are empty are left out."""
+    said = {"role": message.role, "content": message.content}
+    calls = [{"name": c.name, "arguments": c.arguments, "id": c.id} for c in message.tool_calls]
+    more = {"reasoning": message.reasoning, "tool_calls": calls, "tool_call_id": message.tool_call_id}
+    return {**said, **{name: value for name, value in {**more, "name": message.name}.items() if value}}
+
+
+def _message(fields: Mapping[str, Any]) -> Message:
+    calls = tuple(ToolCall(**call) for call in fields.get("tool_calls", ()))
+    more = {name: fields[name] for name in ("reasoning", "tool_call_id", "name") if name in fields}
+    return Message(role=fields["role"], content=fields["content"], tool_calls=calls, **more)
 
 
 def prompt_of(item: Item) -> str:
     """The last thing the user says, for the before/after table."""
     return messages_of(item)[-1].content
+
+
+def prompt_tokens(renderer: Renderer, item: Item) -> Tokens:
+    """What generation starts from: the conversation of an item, with the tools that may be called where it has some."""
+    return renderer.prompt(messages_of(item), **_tools(item))
+
+
+def _tools(item: Item) -> Mapping[str, Any]:
+    return {"tools": item["tools"]} if item.get("tools") else {}
 
 
 def target(prompt: Tokens, continuation: Tokens, *, group: int = -1) -> Datum:
@@ -188,7 +232,9 @@ def target(prompt: Tokens, continuation: Tokens, *, group: int = -1) -> Datum:
 
 def reply_target(renderer: Renderer, item: Item, reply: str, *, end: bool, group: int = -1) -> Datum:
     """The datum that scores an assistant's reply to the item; with its end of turn when `end`."""
-    rendered = renderer.dialogue((*messages_of(item), Message(role="assistant", content=reply)), train_on="last")
+    turns = (*messages_of(item), Message(role="assistant", content=reply))
+    tools = _tools(item)
+    rendered = renderer.dialogue(turns, train_on="last", **tools)
     places = [i for i, counts in enumerate(rendered.mask) if counts]
     if not end:
         while len(places) > 1 and rendered.tokens[places[-1]] in renderer.end_tokens:

@@ -1,7 +1,8 @@
 """Domain probes: the user's own held-out rows, answered and compared with their references.
 
 The metric follows from the rows: `reply-choice` when they list options, `json` when every reference is a JSON object,
-`exact` otherwise. The same function makes general probes of a user's own rows (other role and axis).
+`exact` otherwise; any other kind that reads a conversation and a reference has to be asked for by name. The same
+function makes general probes of a user's own rows (other role and axis).
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from temper.data.split import key_of
 from temper.errors import DataError
-from temper.probes.base import Item, Outcome, Probe, ProbeSpec, half, prompt_of, reply_target
-from temper.probes.generate import replies
+from temper.probes.base import Item, Outcome, Probe, ProbeSpec, half_of, plain, reply_target
+from temper.probes.generate import Grade, graded
 
 if TYPE_CHECKING:
     from temper.data.render import Renderer
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 QUICK_ITEMS = 48
 HEADROOM = 1.25
 SHORTEST = 8
+MARKING = ("pattern", "tests", "entry_point", "checks", "rubric")
+"""Columns that a kind of marking reads beside the reference; see `kinds.KINDS`."""
 
 
 def domain_probe(
@@ -34,11 +38,15 @@ def domain_probe(
     role: Role = "domain",
     axis: str = "domain",
     quick: int = QUICK_ITEMS,
+    group: str | None = None,
 ) -> Probe:
-    """The probe that a file of rows stands for; replies may be a quarter longer than the longest reference."""
-    items = tuple({item["id"]: item for item in (_item(row) for row in rows)}.values())
+    """The probe that a file of rows stands for; replies may be a quarter longer than the longest reference.
+
+    Rows with the same value in the column `group` are in the same half.
+    """
+    items = tuple({item["id"]: item for item in (_item(row, group) for row in rows)}.values())
     for side in ("selection", "test"):
-        if not any(half(i["id"]) == side for i in items):
+        if not any(half_of(i) == side for i in items):
             raise DataError(
                 f"{name}: {len(items)} different rows leave the {side} half empty; expected at least 16 rows, 100 or"
                 " more to see small differences; add rows to the file"
@@ -53,12 +61,12 @@ def domain_probe(
 
 def exact(policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Sequence[Item]) -> tuple[Outcome, ...]:
     """1 where the reply is the reference, blanks aside; JSON is compared by value."""
-    return _generated(policy, renderer, spec, items, parts=False)
+    return graded(policy, renderer, spec, items, _grade)
 
 
 def json_object(policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Sequence[Item]) -> tuple[Outcome, ...]:
     """1 where the reply parses to the reference's value; beside it, validity and the F1 of its fields."""
-    return _generated(policy, renderer, spec, items, parts=True)
+    return graded(policy, renderer, spec, items, _grade_json)
 
 
 def matches(reply: str, reference: str) -> bool:
@@ -104,19 +112,14 @@ def _refuse(name: str) -> Any:
     raise ValueError(name)
 
 
-def _generated(
-    policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Sequence[Item], *, parts: bool
-) -> tuple[Outcome, ...]:
-    outcomes: list[Outcome] = []
-    for item, reply in zip(items, replies(policy, renderer, items, max_new_tokens=spec.max_new_tokens), strict=True):
-        right = float(matches(reply, item["reference"]))
-        outcomes.append(
-            Outcome(
-                id=item["id"], value=right, hard=right, parts=_parts(reply, item["reference"]) if parts else {},
-                prompt=prompt_of(item), reference=item["reference"], reply=reply,
-            )
-        )  # fmt: skip
-    return tuple(outcomes)
+def _grade(reply: str, item: Item) -> Grade:
+    right = float(matches(reply, item["reference"]))
+    return Grade(value=right, hard=right, reference=item["reference"])
+
+
+def _grade_json(reply: str, item: Item) -> Grade:
+    right = float(matches(reply, item["reference"]))
+    return Grade(value=right, hard=right, reference=item["reference"], parts=_parts(reply, item["reference"]))
 
 
 def _parts(reply: str, reference: str) -> dict[str, float]:
@@ -145,8 +148,8 @@ def _kind(items: Sequence[Item]) -> str:
     return "json" if all(isinstance(p, dict) for p in parsed) else "exact"
 
 
-def _item(row: Row) -> Item:
-    turns = [{"role": m.role, "content": m.content} for m in row.messages]
+def _item(row: Row, group: str | None = None) -> Item:
+    turns = [plain(m) for m in row.messages]
     answered = bool(turns) and turns[-1]["role"] == "assistant"
     reference = turns.pop()["content"] if answered else row.reference
     if not turns or not reference:
@@ -155,6 +158,11 @@ def _item(row: Row) -> Item:
             " and to have its right answer; complete the row or remove it"
         )
     item: dict[str, Any] = {"id": row.id, "messages": turns, "reference": reference}
+    if group is not None:
+        item["group"] = key_of(row, group)
+    item |= {name: row.fields[name] for name in MARKING if row.fields.get(name)}
+    if row.tools:
+        item["tools"] = row.tools
     if "options" in row.fields:
         item |= _options(row, reference)
     return item

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from temper.model.protocol import Sampling
-from temper.probes.base import Item, Outcome, ProbeSpec, messages_of, reply_target, score_targets, target
+from temper.probes.base import Item, Outcome, ProbeSpec, prompt_tokens, reply_target, score_targets, target
 
 if TYPE_CHECKING:
     from temper.data.datum import Datum
@@ -53,7 +53,7 @@ def own_answers(
     Empty replies are dropped: there is nothing to score.
     """
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed, stop=renderer.end_tokens)
-    replies = base.sampler.generate([renderer.prompt(messages_of(p)) for p in prompts], sampling)
+    replies = base.sampler.generate([prompt_tokens(renderer, p) for p in prompts], sampling)
     made: list[Mapping[str, Any]] = []
     for prompt, completion in zip(prompts, replies, strict=True):
         # A reply cut in the middle of a character ends in a replacement mark that the base never wrote.

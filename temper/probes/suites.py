@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from temper.data import catalog
 from temper.errors import DataError
-from temper.probes import base, choice, domain, formats, generate, loss, refusal
+from temper.probes import base, formats, generate, ifeval, kinds, lm_eval, loss, own
 from temper.probes.base import Item, Kind, Measured, Outcome, Probe, ProbeSpec, Where
+from temper.probes.kinds import KINDS as KINDS
 
 if TYPE_CHECKING:
     from temper.data.render import Renderer
@@ -28,57 +29,51 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Told the probe that begins, its place from 0, and how many there are."""
+TASK_PREFIX = "lm-eval:"
 PACKAGED: Mapping[str, str] = {
     "benign": "benign.jsonl", "formats": "formats.jsonl", "formats_basic": "formats.jsonl",
     "format_pairs": "format_pairs.jsonl",
 }  # fmt: skip
-KINDS: Mapping[str, Kind] = {
-    "text": Kind(score=loss.text, method="loss", metric="bits per byte", needs=("text",)),
-    "continuation": Kind(score=loss.continuation, method="loss", metric="bits per byte", needs=("context", "text")),
-    "own-answers": Kind(score=loss.own_answer, method="loss", metric="bits per byte", needs=("prompt",)),
-    "choice": Kind(score=choice.choice, method="choice", metric="soft accuracy", needs=("context", "options", "gold")),
-    "reply-choice": Kind(
-        score=choice.reply_choice, method="choice", metric="soft accuracy", needs=("prompt", "options", "gold")
-    ),
-    "contrast": Kind(
-        score=choice.contrast, method="choice", metric="soft preference", needs=("prompt", "plain", "options", "gold")
-    ),
-    "formats": Kind(score=generate.formats, method="generate", metric="pass rate", needs=("prompt", "checks")),
-    "refusal": Kind(score=refusal.refusal, method="generate", metric="refusal rate", needs=("prompt",), version=2),
-    "over-refusal": Kind(
-        score=refusal.over_refusal, method="generate", metric="compliance rate", needs=("prompt",), version=2
-    ),
-    "exact": Kind(score=domain.exact, method="generate", metric="exact", needs=("messages", "reference")),
-    "json": Kind(score=domain.json_object, method="generate", metric="json", needs=("messages", "reference")),
-}
 
 
 def load_suite(name: str | Path) -> tuple[ProbeSpec, ...]:
-    """The probes of a built-in suite, of a suite file (`.toml`), or of one file of own items (`.jsonl`)."""
+    """The probes of a built-in suite, of a suite file (`.toml`), of own items (`.jsonl`), or `lm-eval:TASK`."""
     path = Path(name)
+    if str(name).startswith(TASK_PREFIX):
+        task = str(name).removeprefix(TASK_PREFIX)
+        return (spec_of(str(name), {"name": task, "kind": lm_eval.KIND, "task": task}, None),)
     if path.suffix == ".jsonl":
-        return (_spec_of_items(path),)
+        return own.read_specs(path)
     if path.suffix == ".toml":
-        return _parse_suite(str(path), _text(path), folder=path.parent)
+        return _parse_suite(str(path), own.read_text(path), folder=path.parent)
     folder = resources.files("temper.probes") / "suites"
     known = sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
     if str(name) not in known:
         raise DataError(
-            f"suite {str(name)!r}: not a built-in suite; expected one of {', '.join(known)}, or a .toml or .jsonl file"
+            f"suite {str(name)!r}: not a built-in suite; expected one of {', '.join(known)}, a .toml or .jsonl file,"
+            f" or {TASK_PREFIX}TASK"
             f"{_suggest(str(name), known)}"
         )
     return _parse_suite(str(name), (folder / f"{name}.toml").read_text(encoding="utf-8"), folder=None)
 
 
+def is_suite(name: str) -> bool:
+    """Whether a name is that of a suite (or of a task of lm-eval), not of a file of rows."""
+    return name.startswith(TASK_PREFIX) or Path(name).suffix in ("", ".toml")
+
+
 def load_items(spec: ProbeSpec) -> tuple[Item, ...]:
     """All items of a probe's source: the catalogue, a file of this package, or a path."""
+    if spec.kind.startswith(lm_eval.KIND):
+        return lm_eval.load_items(spec)
     if spec.source.endswith(".jsonl"):
-        return _read_items(Path(spec.source), KINDS[spec.kind].needs)
+        return own.read_items(Path(spec.source), spec.kind)
     if spec.source in PACKAGED:
         file = resources.files("temper.probes") / "data" / PACKAGED[spec.source]
         items = (json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
         return tuple(item for item in items if spec.source != "formats_basic" or formats.is_basic(item))
-    return tuple({**item, "id": str(item["id"])} for item in catalog.load(spec.source))
+    items = tuple({**item, "id": str(item["id"])} for item in catalog.load(spec.source))
+    return tuple(i for i in items if ifeval.is_checkable(i)) if spec.kind == "instructions" else items
 
 
 def prepare(
@@ -110,8 +105,10 @@ def prepare(
                     " at least 16; add items or remove the probe"
                 )
         items = (*base.take(items, "selection", spec.items), *base.take(items, "test", spec.items))
-        if spec.kind == "own-answers":
-            items = _own_answers(policy, renderer, spec, items, cache)
+        if kinds.kind(spec.kind).answers:
+            items = _answered(policy, renderer, spec, items, cache)
+        if spec.kind == lm_eval.KIND:
+            spec = dataclasses.replace(spec, kind=lm_eval.resolved(spec, items))
         probes.append(Probe(spec=spec, items=items))
     return tuple(probes)
 
@@ -135,7 +132,7 @@ def run_suite(
     for number, probe in enumerate(probes):
         if progress:
             progress(probe.spec.name, number, len(probes))
-        kind = KINDS[probe.spec.kind]
+        kind = kinds.kind(probe.spec.kind)
         items = base.take(probe.items, split, probe.spec.size(split))
         results = _Results(cache, probe.spec, kind)
         known = results.known(items)
@@ -185,14 +182,22 @@ class _Results:
         self._outcomes[key] = Outcome(**fields)
 
 
-def _own_answers(
+def _answered(
     policy: Policy, renderer: Renderer, spec: ProbeSpec, prompts: Sequence[Item], cache: Path | None
 ) -> tuple[Item, ...]:
-    """The base model's answers to the prompts, from the cache folder when they were made before."""
-    path = cache / f"own-answers-{base.key(spec, KINDS[spec.kind].version, prompts)}.json" if cache else None
+    """The items with the base model's replies, from the cache folder when they were made before."""
+    kind = kinds.kind(spec.kind)
+    # Both kinds that read sampled answers share them: the name says how they were made, not who reads them.
+    maker = dataclasses.replace(spec, kind="own-answers" if kind.answers == "sampled" else kind.answers, options={})
+    path = cache / f"own-answers-{base.key(maker, 1, prompts)}.json" if cache else None
     if path and path.exists():
         return tuple(json.loads(path.read_text(encoding="utf-8")))
-    items = loss.own_answers(policy, renderer, prompts, max_new_tokens=spec.max_new_tokens or loss.OWN_ANSWER_TOKENS)
+    longest = spec.max_new_tokens or loss.OWN_ANSWER_TOKENS
+    if kind.answers == "sampled":
+        items = loss.own_answers(policy, renderer, prompts, max_new_tokens=longest)
+    else:
+        written = generate.replies(policy, renderer, prompts, max_new_tokens=longest)
+        items = tuple({**prompt, "reply": reply} for prompt, reply in zip(prompts, written, strict=True))
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -214,84 +219,51 @@ def _parse_suite(name: str, text: str, *, folder: Path | None) -> tuple[ProbeSpe
         )
     if not table.get("probe"):
         raise DataError(f"{name}: found no [[probe]] table; expected one per probe; copy one from the suite core")
-    return tuple(_spec(f"{name}: probe[{n}]", fields, folder) for n, fields in enumerate(table["probe"]))
+    return tuple(spec_of(f"{name}: probe[{n}]", fields, folder) for n, fields in enumerate(table["probe"]))
 
 
-def _spec(where: str, fields: Mapping[str, Any], folder: Path | None) -> ProbeSpec:
-    known = {f.name: f for f in dataclasses.fields(ProbeSpec)}
+def spec_of(where: str, fields: Mapping[str, Any], folder: Path | None) -> ProbeSpec:
+    """One probe as a suite file or a recipe writes it; keys that are no field of `ProbeSpec` are options of its kind.
+
+    Args:
+        where: Dotted path for messages, e.g. `probes.general.1`.
+        fields: As written.
+        folder: What paths are relative to; None for a suite of the package.
+    """
+    known = {f.name: f for f in dataclasses.fields(ProbeSpec) if f.name != "options"}
+    named = fields.get("kind", "")
+    if not isinstance(named, str) or (named and ":" not in named and named not in (*kinds.KINDS, *kinds.known())):
+        hint = _suggest(str(named), kinds.known())
+        raise DataError(f"{where}.kind: found {named!r}; expected one of {', '.join(kinds.known())}{hint}")
+    kind = kinds.absolute(named, folder)
+    options = {n: v for n, v in fields.items() if n not in known}
+    allowed = kinds.kind(kind).options if kind else {}
+    for name in options:
+        if name not in allowed:
+            expected = ", ".join((*known, *allowed))
+            raise DataError(f"{where}.{name}: unknown key; expected {expected}{_suggest(name, (*known, *allowed))}")
     for name, value in fields.items():
-        if name not in known:
-            raise DataError(f"{where}.{name}: unknown key; expected {', '.join(known)}{_suggest(name, known)}")
+        if name in options:
+            continue
         if known[name].type == "int":
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise DataError(f"{where}.{name}: found {value!r}; expected a count, such as 80")
         elif not isinstance(value, str):
             raise DataError(f"{where}.{name}: found {value!r}; expected text in quotation marks")
+    if kind:
+        kinds.check_options(where, kind, options)
+    if kind == lm_eval.KIND:
+        fields = {"source": f"lm-eval:{options['task']}", "axis": "knowledge", **fields}
     for name in ("name", "axis", "kind", "source"):
         if name not in fields:
             raise DataError(f'{where}: found no {name}; expected {name} = "..."; add it')
-    kind = fields["kind"]
-    if kind not in KINDS:
-        raise DataError(f"{where}.kind: found {kind!r}; expected one of {', '.join(KINDS)}{_suggest(kind, KINDS)}")
+    taken = {n: v for n, v in fields.items() if n in known}
     source = fields["source"]
     if folder and source.endswith(".jsonl"):
         source = str(folder / source)
-    return ProbeSpec(**{**fields, "source": source})
-
-
-def _spec_of_items(path: Path) -> ProbeSpec:
-    """A probe of own items, its kind told by the fields of the first one."""
-    first = _read_items(path, ())[0]
-    for kind, axis in (("choice", "knowledge"), ("reply-choice", "knowledge"), ("formats", "instruction"),
-                       ("continuation", "language"), ("text", "language")):  # fmt: skip
-        if all(name in first for name in KINDS[kind].needs):
-            return ProbeSpec(name=path.stem, axis=axis, kind=kind, source=str(path), max_new_tokens=32)
-    found = ", ".join(name for name in first if name != "id")
-    raise DataError(
-        f"{path}:1: found the fields {found}; expected context, options and gold; or prompt, options and"
-        " gold; or prompt and checks; or text, with or without context; rename the fields"
-    )
-
-
-def _read_items(path: Path, needs: Iterable[str]) -> tuple[Item, ...]:
-    """Items of a file, each with an id; a row that cannot be used is named."""
-    items: list[Item] = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON: {error}; correct the line") from None
-        if not isinstance(item, dict):
-            raise DataError(f"{path}:{number}: found {type(item).__name__}; expected a JSON object; correct the line")
-        absent = [n for n in needs if not item.get(n) and item.get(n) != 0]
-        if absent:
-            raise DataError(f"{path}:{number}: found no {absent[0]}; expected {', '.join(needs)}; complete the line")
-        if "options" in item and not _options_fit(item):
-            raise DataError(f"{path}:{number}: found gold {item.get('gold')!r}; expected the number, from 0, of one of"
-                            " at least two different options; correct the line")  # fmt: skip
-        items.append({**item, "id": str(item["id"]) if "id" in item else base.digest(item)})
-    if not items:
-        raise DataError(f"{path}: an empty file; expected one JSON object per line; add items")
-    return tuple({i["id"]: i for i in items}.values())
-
-
-def _options_fit(item: Item) -> bool:
-    options, gold = item["options"], item.get("gold")
-    return (
-        isinstance(options, list) and len(options) >= 2 and all(isinstance(o, str) and o.strip() for o in options)
-        and isinstance(gold, int) and 0 <= gold < len(options)
-    )  # fmt: skip
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected a suite (.toml) or items (.jsonl); check the path") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; expected UTF-8 text; convert the file") from None
+    if folder and options.get("folder"):
+        options["folder"] = str(folder / Path(str(options["folder"])).expanduser())
+    return ProbeSpec(**{**taken, "kind": kind, "source": source, "options": options})
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

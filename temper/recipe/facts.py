@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,5 +33,7 @@ class Facts:
     """Trained tokens per second, measured on this machine; None when it was not measured."""
     probe_seconds: float = 0.0
     """What the probes of the whole run will take."""
+    available_sources: Mapping[str, int] = field(default_factory=dict)
+    """Source -> supervised tokens, for recipes that name sources instead of categories."""
     replay_tokens: int | None = None
     """Tokens of all replay rows, prompts included; as long-winded as the domain when None."""

@@ -173,7 +173,8 @@ def _head(recipe: Recipe, facts: tuple[Facts, ...]) -> Sheet:
         sheet.put(
             f"{where}.max_new_tokens", print_value(probe.max_new_tokens), _origin(probe, "max_new_tokens"), longest
         )
-    sheet.put("probes.general", ", ".join(recipe.probes.general), _origin(recipe.probes, "general"))
+    suites = [entry if isinstance(entry, str) else str(entry.get("name", "")) for entry in recipe.probes.general]
+    sheet.put("probes.general", ", ".join(suites), _origin(recipe.probes, "general"))
     rows = facts[0].exam_rows
     if rows < FEW_EXAM_ROWS:
         # Half of the rows choose, half report: 1.96 * sqrt(0.25 / (rows / 2)) at a score of one half.
@@ -244,12 +245,14 @@ def _replay(stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet) -> tuple[fl
     if stage.replay is None:
         sheet.put("replay", "none", "recipe")
         return 0.0, {}
+    stocks = {**facts.available_sources, **facts.available_replay}
     available = [name for name, tokens in facts.available_replay.items() if tokens > 0]
     asked = stage.replay.categories
     for name in asked or {}:
-        if name not in available:
-            do = f"{registry.hint(name, available)}remove it or correct its name"
-            raise sheet.refuse(f"replay.from.{name}", "no general data for it", f"one of: {', '.join(available)}", do)
+        if not stocks.get(name):
+            do = f"{registry.hint(name, list(stocks))}remove it or correct its name"
+            expected = f"a category ({', '.join(available)}) or a source of the catalogue"
+            raise sheet.refuse(f"replay.from.{name}", "no general data for it", expected, do)
     ruled = rules.pick(table.replay_share)
     if not available:
         if stage.replay.share:
@@ -329,7 +332,7 @@ def _note_scarce_replay(
 ) -> None:
     most = rules.pick(table.replay_epochs)
     for name, weight in weights.items():
-        passes = needed * weight / facts.available_replay[name]
+        passes = needed * weight / {**facts.available_sources, **facts.available_replay}[name]
         if passes > most.value:
             sheet.note(f"replay.from.{name}", f"its rows come {passes:.1f} times; {most.evidence}")
 

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     PrivateAttr,
@@ -25,114 +23,33 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 from temper import __version__, registry
 from temper.calibrate import rules
 from temper.errors import RecipeError
+from temper.recipe.inputs import (
+    Budget,
+    DataFile,
+    DataFiles,
+    DomainProbe,
+    Filters,
+    Frozen,
+    Machine,
+    Probes,
+    Replay,
+    invalid,
+)
 from temper.recipe.values import (
     AUTO_COUNT,
     AUTO_NUMBER,
     AutoShare,
     Context,
     Count,
-    ExistingFile,
     Number,
     Tolerance,
     as_base,
-    as_file,
     as_is,
-    as_list,
-    as_suite,
     or_auto,
     problem,
 )
 
-CATEGORIES = ("instruction", "reasoning", "knowledge", "code", "safety")
-"""What the built-in general data are divided into."""
-
-
-class Frozen(BaseModel):
-    """Base of every part of a recipe: unknown keys are refused, nothing changes after reading."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataFile(Frozen):
-    """One file of rows."""
-
-    file: ExistingFile
-    """Path, relative to the folder of the recipe."""
-    columns: Mapping[str, str] | None = None
-    """What the columns mean, e.g. `{prompt: question, completion: sql}`; recognised by themselves when left out."""
-
-
-DataFiles = Annotated[
-    tuple[Annotated[DataFile, BeforeValidator(as_file)], ...], BeforeValidator(as_list), Field(min_length=1)
-]
-
-
-class DomainProbe(Frozen):
-    """Held-out rows of the domain, with the metric they are marked by."""
-
-    file: ExistingFile
-    """Path, relative to the folder of the recipe."""
-    name: str = ""
-    """How the report calls it; the file's name when left out."""
-    metric: Literal["auto", "exact", "json", "choice"] = "auto"
-    """`json` when every reference is a JSON object, `exact` otherwise, unless it is said here."""
-    max_new_tokens: Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT] = None
-    """Longest answer; follows from the references when left out."""
-    columns: Mapping[str, str] | None = None
-    """What the columns mean, as for training data."""
-
-    @property
-    def label(self) -> str:
-        """The probe's name in events and report."""
-        return self.name or self.file.name.split(".")[0]
-
-
-class Probes(Frozen):
-    """What is measured: the domain to become good at, the general abilities to keep."""
-
-    domain: Annotated[
-        tuple[Annotated[DomainProbe, BeforeValidator(as_file)], ...], BeforeValidator(as_list), Field(min_length=1)
-    ]
-    general: Annotated[
-        tuple[Annotated[str, BeforeValidator(as_suite)], ...], BeforeValidator(as_list), Field(min_length=1)
-    ] = ("core",)
-    """Built-in suites by name, or files of one's own."""
-
-    @model_validator(mode="after")
-    def _labels_differ(self) -> Probes:
-        labels = [probe.label for probe in self.domain]
-        for index, label in enumerate(labels):
-            if label in labels[:index]:
-                error = problem(f"a name of its own, {label!r} is taken", "add `name:` to one of the two probes")
-                raise _invalid(self, ("domain", index), error, label)
-        return self
-
-
-class Budget(Frozen):
-    """What a run may cost at most; steps are cut to fit."""
-
-    minutes: Annotated[Number, Field(gt=0)] | None = None
-    """Wall clock of the whole run, probes included."""
-    tokens: Annotated[Count, Field(ge=1)] | None = None
-    """Tokens trained on, prompts and replay included."""
-    gpu_hours: Annotated[Number, Field(gt=0)] | None = None
-    """Hours of one GPU."""
-
-
-class Replay(Frozen):
-    """General rows mixed into every step."""
-
-    share: AutoShare = None
-    """Part of the supervised tokens of every step that is general."""
-    categories: Annotated[Mapping[str, Annotated[Number, Field(ge=0)]] | None, Field(alias="from")] = None
-    """Category -> weight; the weights need not sum to anything."""
-
-    @model_validator(mode="after")
-    def _weighs_something(self) -> Replay:
-        if self.categories is not None and sum(self.categories.values()) <= 0:
-            error = problem("at least one weight above 0", "leave `from` out to let temper weigh the categories")
-            raise _invalid(self, ("from",), error, dict(self.categories))
-        return self
+__all__ = ("SFT", "Budget", "DataFile", "DomainProbe", "Frozen", "Machine", "Probes", "Recipe", "Replay", "Stage")
 
 
 class Stage(Frozen):
@@ -143,6 +60,8 @@ class Stage(Frozen):
     """A file of rows, a list of them, or `{file, columns}`."""
     replay: Replay | None = Replay()
     """General rows mixed in; null for none."""
+    filters: Filters = ()
+    """Which rows of the data are left out, by name; nothing is left out unasked."""
     keep: Literal["auto", "ce", "kl"] = "auto"
     """What general rows are for: `ce` learns their answers, `kl` holds the model's own distribution on them."""
     guard: Literal["auto", "stop", "warn", "off"] = "auto"
@@ -239,7 +158,7 @@ def _as_stage(value: Any, info: ValidationInfo) -> Stage:
     technique = value.get("technique")
     if not isinstance(technique, str):
         error = problem(f"one of: {known}", "add `technique: sft`")
-        raise _invalid("Stage", ("technique",), error, technique)
+        raise invalid("Stage", ("technique",), error, technique)
     folder = info.context.folder if isinstance(info.context, Context) else None
     try:
         model = stage_class(technique, folder)
@@ -247,15 +166,8 @@ def _as_stage(value: Any, info: ValidationInfo) -> Stage:
         near = registry.hint(technique, registry.names("technique"))
         do = f"{near}temper {__version__} has no other technique; one of your own is written ./file.py:Name"
         error = problem(f"one of: {known}", str(fault) if ":" in technique else do)
-        raise _invalid("Stage", ("technique",), error, technique) from None
+        raise invalid("Stage", ("technique",), error, technique) from None
     return model.model_validate(value, context=info.context)
-
-
-def _invalid(
-    model: BaseModel | str, loc: tuple[str | int, ...], error: PydanticCustomError, found: Any
-) -> ValidationError:
-    title = model if isinstance(model, str) else type(model).__name__
-    return ValidationError.from_exception_data(title, [InitErrorDetails(type=error, loc=loc, input=found)])
 
 
 class Recipe(Frozen):
@@ -267,6 +179,7 @@ class Recipe(Frozen):
     tolerance: Tolerance = 0.01
     """Largest general drop accepted, at 95 % confidence."""
     budget: Budget | None = None
+    machine: Machine = Machine()
     seed: Annotated[Count, Field(ge=0)] = 0
     stages: Annotated[tuple[SerializeAsAny[Annotated[Stage, PlainValidator(_as_stage)]], ...], Field(min_length=1)]
 
@@ -293,10 +206,12 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _exam_is_held_out(self) -> Recipe:
-        exams = {probe.file for probe in self.probes.domain}
+        exams = {probe.file for probe in self.probes.domain if probe.split is None}
         for index, stage in enumerate(self.stages):
             for number, source in enumerate(stage.data):
                 if source.file in exams:
-                    error = problem("rows that no domain probe asks", "hold rows back for the exam; `temper init` does")
-                    raise _invalid(self, ("stages", index, "data", number, "file"), error, str(source.file))
+                    error = problem(
+                        "rows that no domain probe asks", "write `split: 10%` beside the exam's file to hold rows back"
+                    )
+                    raise invalid(self, ("stages", index, "data", number, "file"), error, str(source.file))
         return self

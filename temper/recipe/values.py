@@ -6,6 +6,7 @@ Percent strings, `2e-4` and `auto` are understood; a path starts at the folder o
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from temper import registry
+from temper.data import hub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,29 @@ def _existing(value: Path, info: ValidationInfo) -> Path:
     return path
 
 
+def _existing_folder(value: Path, info: ValidationInfo) -> Path:
+    if not isinstance(info.context, Context):
+        return value
+    path = (info.context.folder / value.expanduser()).resolve()
+    if not path.is_dir():
+        raise problem("a folder that exists", f"there is no folder {path}; paths start at the folder of the recipe")
+    return path
+
+
+def _existing_data(value: Path, info: ValidationInfo) -> Path:
+    """A file, a folder or a glob that finds something, as an absolute path; a data set of the hub as it is."""
+    if hub.is_hub(str(value)) or not isinstance(info.context, Context):
+        return value
+    path = info.context.folder / value.expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if glob.has_magic(str(value)) and not path.exists():
+        if not glob.glob(str(path), recursive=True):
+            raise problem("a pattern that finds files", f"nothing matches {path}; correct the pattern")
+        return path.absolute()
+    return _existing(value, info)
+
+
 def as_base(value: Any, info: ValidationInfo) -> Any:
     """A name stays a name; a folder, relative to the recipe, becomes an absolute path."""
     if not isinstance(value, str) or not value.strip() or not isinstance(info.context, Context):
@@ -145,6 +170,9 @@ Count = Annotated[int, BeforeValidator(_count)]
 Share = Annotated[float, BeforeValidator(_share)]
 AUTO_NUMBER = BeforeValidator(or_auto(_number))
 AUTO_COUNT = BeforeValidator(or_auto(_count))
-AutoShare = Annotated[float | None, BeforeValidator(or_auto(_share))]
+AUTO_SHARE = BeforeValidator(or_auto(_share))
+AutoShare = Annotated[float | None, AUTO_SHARE]
 Tolerance = Annotated[float, BeforeValidator(_tolerance)]
 ExistingFile = Annotated[Path, AfterValidator(_existing)]
+ExistingFolder = Annotated[Path, AfterValidator(_existing_folder)]
+DataPath = Annotated[Path, AfterValidator(_existing_data)]

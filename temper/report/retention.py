@@ -1,23 +1,20 @@
 """What was kept and what was gained, counted from the per-item values in the log alone.
 
-The report may not see how the run decided, so it counts again with `temper.stats`, by the definition that all of temper
-shares: same items, paired, resampled within probes, probe -> axis mean -> mean of the axes. Imports events and stats.
+The report may not see how the run decided, so it counts again with `temper.stats.drop`, the arithmetic that all
+of temper shares: same items, paired, resampled within probes, probe -> axis mean -> mean of the axes. Imports events
+and stats.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from temper.events import Measurement
-from temper.report.words import percent
-from temper.stats import Drawn, Interval, average, generator, loss_rise, score_fall, transitions, wilson
-
-NEAR_CHANCE = 0.05
-"""A probe whose base is this close to chance, or to zero, has no room to show a drop."""
-WORST_BITS_PER_BYTE = 16.0
-"""What a text costs whose loss is not finite, so that the drop stays a number."""
+from temper.stats import Drawn, Interval, generator, loss_rise, score_fall, wilson
+from temper.stats.drop import Pair, combine, pair
+from temper.stats.drop import paired as paired  # callers pair measurements with the same rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,33 +66,15 @@ class Retention:
 def retention(before: Sequence[Measurement], now: Sequence[Measurement], *, seed: int = 0) -> Retention:
     """Counts the general drop over the probes that both models answered."""
     after = {m.probe: m for m in now}
-    rows: list[ProbeDrop] = []
-    by_axis: dict[str, list[Drawn]] = {}
-    for old in before:
-        if old.probe not in after:
-            continue
-        one, other = paired(old, after[old.probe])
-        judged, remark = _judged(other)
-        reason = _left_out(one)
-        drawn = None if reason else _drawn(one, judged, seed)
-        rows.append(_row(one, judged, drawn, "; ".join(filter(None, (reason, remark)))))
-        if drawn:
-            by_axis.setdefault(old.axis, []).append(drawn)
-    axes = {axis: average(parts) for axis, parts in by_axis.items()}
+    pairs = [pair(old, after[old.probe]) for old in before if old.probe in after]
+    found = combine(pairs, seed=seed)
+    if found is None:
+        return Retention(overall=None, axes={}, probes=tuple(_row(p, None) for p in pairs))
     return Retention(
-        overall=_bounded(average(list(axes.values()))) if axes else None,
-        axes={axis: _bounded(drawn) for axis, drawn in axes.items()},
-        probes=tuple(rows),
+        overall=_bounded(found.overall),
+        axes={axis: _bounded(drawn) for axis, drawn in found.axes.items()},
+        probes=tuple(_row(p, found.probes.get(p.base.probe)) for p in pairs),
     )
-
-
-def paired(old: Measurement, new: Measurement) -> tuple[Measurement, Measurement]:
-    """Both measurements cut down to the items that they share, in the order of the first."""
-    if old.ids == new.ids:
-        return old, new
-    place = {item: i for i, item in enumerate(new.ids)}
-    shared = [(i, place[item]) for i, item in enumerate(old.ids) if item in place]
-    return _cut(old, [i for i, _ in shared]), _cut(new, [j for _, j in shared])
 
 
 def interval(measurement: Measurement, *, seed: int = 0) -> Interval | None:
@@ -117,37 +96,8 @@ def _loss_interval(measurement: Measurement, seed: int) -> Interval:
     return Interval(low=1.0 + rise.low, high=1.0 + rise.high)
 
 
-def _drawn(old: Measurement, new: Measurement, seed: int) -> Drawn:
-    rng = generator(seed, old.probe)
-    if old.method == "loss":
-        return loss_rise(old.items, new.items, rng=rng)
-    return score_fall(old.items, new.items, chance=old.chance, rng=rng)
-
-
-def _left_out(old: Measurement) -> str:
-    if len(old.ids) < 2:
-        return f"{len(old.ids)} items in common: at least 2 needed"
-    if not _finite(old):
-        return "values of the base that are not finite"
-    if old.method == "loss" or old.value - old.chance > NEAR_CHANCE + 1e-9:
-        return ""
-    floor = f"chance ({percent(old.chance)})" if old.chance else "zero"
-    return f"base {percent(old.value)} is within 5 points of {floor}: too little to lose"
-
-
-def _judged(new: Measurement) -> tuple[Measurement, str]:
-    """Items that are not finite count as entirely lost; the remark says how many there were."""
-    bad = sum(not math.isfinite(x) for x in new.items)
-    if not bad:
-        return new, ""
-    worst = [WORST_BITS_PER_BYTE * size for size in new.sizes] if new.method == "loss" else [0.0] * len(new.items)
-    items = tuple(x if math.isfinite(x) else w for x, w in zip(new.items, worst, strict=True))
-    return replace(new, items=items), f"{bad} of {len(items)} items are not finite, counted as entirely lost"
-
-
-def _row(old: Measurement, new: Measurement, drawn: Drawn | None, why: str) -> ProbeDrop:
-    both = bool(old.hard) and len(old.hard) == len(new.hard)
-    moved = transitions(old.hard, new.hard) if both else None
+def _row(p: Pair, drawn: Drawn | None) -> ProbeDrop:
+    old, new, moved = p.base, p.now, p.moved
     return ProbeDrop(
         probe=old.probe,
         axis=old.axis,
@@ -157,11 +107,11 @@ def _row(old: Measurement, new: Measurement, drawn: Drawn | None, why: str) -> P
         base=old.value if old.items else math.nan,
         now=new.value if new.items else math.nan,
         bounds=_bounded(drawn) if drawn else None,
-        hard_base=sum(old.hard) / len(old.hard) if both else None,
-        hard_now=sum(new.hard) / len(new.hard) if both else None,
+        hard_base=sum(old.hard) / len(old.hard) if moved else None,
+        hard_now=sum(new.hard) / len(new.hard) if moved else None,
         lost=moved.lost if moved else 0,
         won=moved.won if moved else 0,
-        why=why,
+        why=p.why,
     )
 
 
@@ -172,16 +122,3 @@ def _bounded(drawn: Drawn) -> Bounded:
 
 def _finite(measurement: Measurement) -> bool:
     return all(math.isfinite(x) for x in measurement.items)
-
-
-def _cut(measurement: Measurement, at: Sequence[int]) -> Measurement:
-    def pick(values: Sequence[float]) -> tuple[float, ...]:
-        return tuple(values[i] for i in at) if values else ()
-
-    return replace(
-        measurement,
-        ids=tuple(measurement.ids[i] for i in at),
-        items=pick(measurement.items),
-        sizes=pick(measurement.sizes),
-        hard=pick(measurement.hard),
-    )

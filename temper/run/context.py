@@ -8,7 +8,7 @@ from pathlib import Path
 
 from temper.data.render import Renderer
 from temper.events import Event, Measurement, Split
-from temper.model.protocol import Backend, Checkpoint, Policy
+from temper.model.protocol import Backend, Checkpoint, Policy, TrainSpec
 from temper.probes import suites
 from temper.probes.base import Probe, Where
 from temper.run.folder import RunFolder
@@ -32,6 +32,12 @@ class Context:
     """Results of the untouched base, shared by all runs."""
     listen: Listener
     progress: Progress
+    compiles: bool = False
+    """Whether the kernels of the models it opens are compiled."""
+
+    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None) -> Policy:
+        """A policy that answers with a checkpoint, or learns from it."""
+        return self.backend.open(checkpoint, spec, compile=self.compiles)
 
     def log(self, event: Event) -> Event:
         """Writes an event and tells the listener."""

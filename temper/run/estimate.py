@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from temper.data.datum import count_tokens
-from temper.model.protocol import Backend, Policy, Sampling
-from temper.probes import suites
+from temper.model.protocol import PASS_TOKENS, Backend, Policy, Sampling
+from temper.probes import kinds, suites
 from temper.probes.base import Item, ProbeSpec, messages_of, take
 from temper.recipe.resolve import ResolvedSFT, step_tokens
 from temper.run.context import Progress
@@ -24,8 +24,6 @@ from temper.run.prepare import Prepared, measure_speed
 TRIAL_ROWS = 16
 TRIAL_NEW = 12
 """Tokens generated per row of the trial."""
-MICRO_TOKENS = 1024
-"""Tokens of a forward pass in training."""
 ACTIVATION_BYTES = 68
 """Kept for backward per token, layer and hidden unit in float32; arXiv 2205.05198 has 34 for half precision."""
 CONFIRMED = 3
@@ -82,7 +80,7 @@ def peak_rss() -> int:
 
 
 def _speeds(prepared: Prepared, policy: Policy) -> _Speeds:
-    rows = [d for source in prepared.inventories[0].domain for d in source.datums][:TRIAL_ROWS]
+    rows = [d for source in prepared.inventories[0].domain for d in source.datums[:TRIAL_ROWS]][:TRIAL_ROWS]
     policy.learner.logprobs(rows[:1])
     started = time.monotonic()
     policy.learner.logprobs(rows)
@@ -112,7 +110,7 @@ def _probing(prepared: Prepared, speeds: _Speeds) -> float:
 def _seconds(prepared: Prepared, spec: ProbeSpec, items: Sequence[Item], speeds: _Speeds) -> float:
     """Seconds that the items of one probe take."""
     read = sum(_length(prepared, item) for item in items)
-    if suites.KINDS[spec.kind].method != "generate":
+    if kinds.kind(spec.kind).method != "generate":
         return read / speeds.scored
     replies = [item["reference"] for item in items if "reference" in item]
     if replies:
@@ -139,5 +137,5 @@ def _memory(stage: ResolvedSFT, prepared: Prepared) -> int:
     facts = prepared.facts[0]
     trained = facts.params if stage.adapter == "full" else 4 * (stage.rank or 0) * facts.hidden * 7 * facts.layers
     own = trained if stage.adapter == "lora" else 0
-    activations = ACTIVATION_BYTES * MICRO_TOKENS * facts.hidden * facts.layers
+    activations = ACTIVATION_BYTES * PASS_TOKENS * facts.hidden * facts.layers
     return 4 * (facts.params + own) + 12 * trained + activations

@@ -15,15 +15,19 @@ from temper.data.render import Renderer
 from temper.data.rows import read_table
 from temper.decide.drop import Drop, general_drop
 from temper.errors import DataError
-from temper.events import Measurement, Split
+from temper.events import Answer, Measurement, Split
 from temper.model.protocol import Backend, Policy
-from temper.probes import suites
+from temper.probes import own, suites
 from temper.probes.base import Probe, ProbeSpec, Where, take
+from temper.probes.collapse import Collapse, find_collapse
 from temper.probes.domain import domain_probe
 from temper.run.context import Progress
 from temper.run.subject import Subject
+from temper.stats import z_value
 
 HALVES: tuple[Split, ...] = ("selection", "test")
+AIM = 0.01
+"""The drop that a suite should be able to see, unless somebody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,16 @@ class Evaluation:
     """The same probes of `against`; empty without one."""
     drop: Drop | None = None
     """Of the general probes; None when there is nothing to compare, or no general probe."""
+    collapse: tuple[Collapse, ...] = ()
+    """Signs that general replies have taken the form of the exams' answers, or no longer show what is known."""
+
+    @property
+    def required(self) -> float:
+        """How many times as many items would see a drop of `AIM`, in four of five studies; 0 where nothing moved."""
+        if self.drop is None:
+            return 0.0
+        sd = self.drop.resolution / z_value(0.95)
+        return ((z_value(0.95) + z_value(0.8)) * sd / AIM) ** 2
 
 
 def questions(names: Sequence[str]) -> Questions:
@@ -53,30 +67,37 @@ def questions(names: Sequence[str]) -> Questions:
     exams: list[Path] = []
     for name in names:
         path = Path(name).expanduser()
-        if path.suffix == ".toml" or not path.suffix:
-            general |= {spec.name: spec for spec in suites.load_suite(name)}
-            continue
-        spec = _items_or_exam(path)
-        if spec is None:
-            exams.append(path)
+        if suites.is_suite(name):
+            specs = suites.load_suite(name)
         else:
+            specs = _items_or_exam(path)
+            if not specs:
+                exams.append(path)
+        for spec in specs:
+            if spec.name in general and general[spec.name].source != spec.source:
+                raise DataError(
+                    f"{name}: a probe called {spec.name!r} is there already, from {general[spec.name].source}; expected"
+                    " a name of its own; rename one of the files"
+                )
             general[spec.name] = spec
     return Questions(general=tuple(general.values()), exams=tuple(exams))
 
 
-def _items_or_exam(path: Path) -> ProbeSpec | None:
-    """The probe of a file of items; None for a file of exam rows."""
+def _items_or_exam(path: Path) -> tuple[ProbeSpec, ...]:
+    """The probes of a file of items; none for a file of exam rows."""
     about_items = ""
     if path.suffix == ".jsonl":
         try:
-            return suites.load_suite(path)[0]
+            return suites.load_suite(path)
         except DataError as fault:
+            if own.names_a_kind(path):
+                raise
             about_items = f"\n(and as probe items: {fault})"
     try:
         read_table(path)
     except DataError as fault:
         raise DataError(f"{fault}{about_items if path.is_file() else ''}") from None
-    return None
+    return ()
 
 
 def evaluate(
@@ -93,23 +114,32 @@ def evaluate(
     probes = (*exams, *general)
     before = _measure(first, policy, renderer, probes, progress)
     if against is None:
-        return Evaluation(model=model, now=before)
-    if against.identity == model.identity:
-        now = before
-    else:
+        return Evaluation(model=model, now=before.measurements)
+    after = before
+    if against.identity != model.identity:
         del policy
         policy = backend.open(model.checkpoint)
-        now = _measure(model, policy, Renderer.load(model.tokenizer), probes, progress)
-    now = tuple(_on_same_bytes(old, new) for old, new in zip(before, now, strict=True))
-    drop = general_drop(before, now) if general else None
-    return Evaluation(model=model, now=now, against=against, before=before, drop=drop)
+        after = _measure(model, policy, Renderer.load(model.tokenizer), probes, progress)
+    now = tuple(_on_same_bytes(old, new) for old, new in zip(before.measurements, after.measurements, strict=True))
+    drop = general_drop(before.measurements, now) if general else None
+    references = [item["reference"] for exam in exams for item in exam.items]
+    collapse = find_collapse(before.answers, after.answers, domain=references, drop=drop, measured=now)
+    return Evaluation(model=model, now=now, against=against, before=before.measurements, drop=drop, collapse=collapse)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answered:
+    measurements: tuple[Measurement, ...]
+    answers: tuple[Answer, ...]
+    """To general probes."""
 
 
 def _measure(
     subject: Subject, policy: Policy, renderer: Renderer, probes: Sequence[Probe], progress: Progress
-) -> tuple[Measurement, ...]:
+) -> _Answered:
     """Both halves of every probe, joined."""
     found: dict[str, list[Measurement]] = {}
+    answers: list[Answer] = []
     for split in HALVES:
         told = _told(f"{subject.name}: {split} half, probe", progress)
         filled = [p for p in probes if take(p.items, split, p.spec.size(split))]
@@ -118,7 +148,8 @@ def _measure(
             policy, renderer, filled, split=split, where=where, cache=_cache(subject), progress=told
         ):
             found.setdefault(measured.measurement.probe, []).append(measured.measurement)
-    return tuple(join(parts) for parts in found.values())
+            answers += measured.answers if measured.measurement.role == "general" else ()
+    return _Answered(measurements=tuple(join(parts) for parts in found.values()), answers=tuple(answers))
 
 
 def join(parts: Sequence[Measurement]) -> Measurement:

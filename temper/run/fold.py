@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import temper
 from temper.budget import Budget, Ledger
@@ -52,7 +53,10 @@ def run(recipe: Recipe, out: Path, backend: Backend, *, listen: Listener, progre
     """
     folder = RunFolder(root=out)
     with locked(out):
-        prepared = prepare(recipe, backend, progress, speed=_known_speed(folder))
+        known = _known(folder)
+        prepared = prepare(
+            recipe, backend, progress, speed=known.get("tokens_per_second"), threads=known.get("threads")
+        )
         if not folder.key_file.is_file():
             fetch.free_space(out, space_needed(prepared))  # before anything is written
         resumed = folder.claim(run_key(prepared), recipe.text)
@@ -73,6 +77,7 @@ def run_key(prepared: Prepared) -> dict[str, object]:
         "base": prepared.base.sha256, "data": data, "stages": stages, "domain probes": probes,
         "suite": [_asked(s) for s in prepared.suite], "tolerance": prepared.recipe.tolerance,
         "seed": prepared.recipe.seed, "version": temper.__version__, "tokens_per_second": speed,
+        "threads": prepared.tuning.threads,
     }  # fmt: skip
 
 
@@ -88,17 +93,18 @@ def _fold(
     recipe, base = prepared.recipe, prepared.base
     past = folder.events() if resumed else []
     cache = fetch.cache_dir() / "probes" / base.sha256[:16]
-    policy = backend.open(base.checkpoint)
+    policy = backend.open(base.checkpoint, compile=prepared.compiles)
     general = suites.prepare(policy, prepared.renderer, prepared.suite, cache=cache, progress=progress)
     context = Context(
         folder=folder, backend=backend, renderer=prepared.renderer, general=general, domain=prepared.domain,
         tolerance=recipe.tolerance, base_cache=cache, listen=listen, progress=progress,
+        compiles=prepared.compiles,
     )  # fmt: skip
     if past:
         folder.sit_down()
     else:
         context.log(_started(prepared))
-        for notice in (*prepared.resolved.notices, *([prepared.renderer.notice] if prepared.renderer.notice else [])):
+        for notice in prepared.notices():
             where, _, text = notice.partition(": ")
             context.log(Noticed(where=where, text=text))
         for finding in (f for i in prepared.inventories for f in i.findings):
@@ -118,7 +124,7 @@ def _fold(
         choice = _done(past, stage.id)
         if choice is None:
             _announce(context, prepared, index, start.checkpoint.id, past)
-            trained = backend.open(start.checkpoint, train_spec(stage, recipe.seed))
+            trained = context.open(start.checkpoint, train_spec(stage, recipe.seed))
             judge = Judge(
                 context=context, stage=stage.id, start=start, policy=trained, adapter=stage.adapter == "lora",
                 base_quick=base_quick, base_full=base_full,
@@ -189,7 +195,7 @@ def _result(context: Context, stage: ResolvedSFT, choice: Choice, start: Start) 
 def _start_of_next(context: Context, stage: ResolvedSFT, result: Checkpoint) -> Start:
     """Full weights for the stage that follows, an adapter merged into them; and their domain score."""
     where = Where(checkpoint=result.id, stage=stage.id, step=result.step, alpha=result.alpha)
-    found = context.measure(context.backend.open(result), context.domain, split="selection", where=where)
+    found = context.measure(context.open(result), context.domain, split="selection", where=where)
     whole = result
     if result.adapter:
         path = context.folder.stage(stage.id) / "whole"
@@ -206,7 +212,7 @@ def _read_test_split(context: Context, base: Checkpoint, result: Checkpoint) -> 
         stage = result.id.rpartition("/")[0]  # an earlier one when the last stage was no better than its start
         places.append((result, Where(checkpoint=result.id, stage=stage, step=result.step, alpha=result.alpha)))
     for checkpoint, where in places:
-        policy = context.backend.open(checkpoint)
+        policy = context.open(checkpoint)
         context.measure(policy, (*context.domain, *context.general), split="test", where=where)
 
 
@@ -220,11 +226,11 @@ def _ledger(prepared: Prepared, folder: RunFolder, past: Sequence[Event]) -> Led
     return Ledger.open(budget, time.monotonic).charge(tokens=tokens, seconds=folder.seconds())
 
 
-def _known_speed(folder: RunFolder) -> float | None:
-    """The speed an earlier sitting measured: measured again, it would cut the steps differently."""
+def _known(folder: RunFolder) -> Mapping[str, Any]:
+    """What an earlier sitting measured: another speed would cut the steps, other threads would round differently."""
     if not folder.key_file.is_file():
-        return None
-    return json.loads(folder.key_file.read_text(encoding="utf-8")).get("tokens_per_second")
+        return {}
+    return json.loads(folder.key_file.read_text(encoding="utf-8"))
 
 
 def space_needed(prepared: Prepared) -> int:

@@ -46,6 +46,10 @@ class RunFolder:
         """Folder of one stage."""
         return self.root / "stages" / name
 
+    def trace(self, stage: str) -> Path:
+        """Which rows each step of a stage learnt from."""
+        return self.stage(stage) / "rows.jsonl"
+
     def checkpoint(self, stage: str, step: int, alpha: float = 1.0) -> Path:
         """Folder of a checkpoint."""
         line = "" if alpha == 1.0 else f"-alpha-{alpha:.2f}"

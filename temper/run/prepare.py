@@ -6,25 +6,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from temper.data.datum import count_tokens
+from temper.data.documents import open_tables
+from temper.data.mixture import left_out
 from temper.data.render import Renderer
-from temper.data.rows import Row, read_table
+from temper.data.rows import Fault, Row, open_table, read_table, refuse
+from temper.data.split import is_held_out
+from temper.events import Setting
 from temper.losses import Term
-from temper.model.protocol import Backend, Base, Policy, TrainSpec
+from temper.model.protocol import Backend, Base, Policy, TrainSpec, Tuning
 from temper.probes import suites
-from temper.probes.base import Probe, ProbeSpec
+from temper.probes.base import Probe, ProbeSpec, text_of
 from temper.probes.domain import domain_probe
 from temper.recipe.facts import Facts
-from temper.recipe.resolve import Resolved, ResolvedSFT, resolve
-from temper.recipe.schema import Recipe
+from temper.recipe.resolve import Resolved, ResolvedSFT, resolve, step_tokens
+from temper.recipe.schema import DataFile, DomainProbe, Recipe
 from temper.techniques import sft
 from temper.techniques.base import Plan
-from temper.techniques.inventory import Inventory, take_stock
+from temper.techniques.inventory import Exams, Inventory, take_stock
 
 Progress = Callable[[str, int, int], None]
+SPEED_ROWS = 512
+COMPILE_TOKENS = 500_000
+"""Trained tokens from which compiling kernels pays on a CPU: it gives some percent and takes up to a minute."""
+LOOKED_OVER = 32_000_000
+"""Bytes up to which a file of rows is read whole before the model is located."""
 SPEED_TOKENS = 2048
 """Tokens of the trial pass that measures the speed."""
 
@@ -43,13 +52,39 @@ class Prepared:
     domain: tuple[Probe, ...]
     suite: tuple[ProbeSpec, ...]
     """General probes, their items not yet prepared."""
+    tuning: Tuning
+    compiles: bool
+    """Whether elementwise kernels are compiled."""
 
     def plan(self, index: int) -> Plan:
         """What stage `index` (from 0) trains on."""
         return sft.plan(self.resolved.stages[index], self.inventories[index], seed=self.recipe.seed)
 
+    def notices(self) -> tuple[str, ...]:
+        """Everything the user should know before the run, each as `where: text`."""
+        told = list(self.resolved.notices)
+        for index, inventory in enumerate(self.inventories):
+            told += [*inventory.notices, *self.mix_notices(index)]
+        if self.renderer.notice:
+            told.append(f"base: {self.renderer.notice}")
+        return tuple(told)
 
-def prepare(recipe: Recipe, backend: Backend, progress: Progress, *, speed: float | None = None) -> Prepared:
+    def mix_notices(self, index: int) -> tuple[str, ...]:
+        """What stage `index` mixes too often, hardly or not at all."""
+        stage, inventory = self.resolved.stages[index], self.inventories[index]
+        asked = self.recipe.stages[index].replay
+        told: tuple[str, ...] = ()
+        if asked is not None and asked.categories:
+            stocks = {**self.facts[index].available_sources, **self.facts[index].available_replay}
+            known = {name: stocks[name] for name in stocks if name in self.facts[index].available_replay}
+            told = left_out(asked.categories, known | {n: stocks.get(n, 0) for n in asked.categories})
+        mixed = sft.mixture(stage, inventory, seed=self.recipe.seed)
+        return (*told, *mixed.notices(stage.steps, stage.batch_tokens))
+
+
+def prepare(
+    recipe: Recipe, backend: Backend, progress: Progress, *, speed: float | None = None, threads: int | None = None
+) -> Prepared:
     """Locates the model, reads and renders the rows, resolves every value.
 
     Args:
@@ -57,28 +92,33 @@ def prepare(recipe: Recipe, backend: Backend, progress: Progress, *, speed: floa
         backend: Of the models.
         progress: Told what is being done.
         speed: Trained tokens per second, when known from an earlier sitting; measured if a time budget needs it.
+        threads: Of torch, when known from an earlier sitting; else the recipe's, else timed.
     """
-    suite = tuple({s.name: s for name in recipe.probes.general for s in suites.load_suite(name)}.values())
-    exam = [(probe, read_table(probe.file, columns=probe.columns)) for probe in recipe.probes.domain]
+    suite = _suite(recipe)
+    exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
     for stage in recipe.stages:
         for source in stage.data:
-            read_table(source.file, columns=source.columns)  # bad rows are told before a model is fetched
+            _look_over(source)
     progress("locating the model", 0, 1)
     base = backend.locate(recipe.base)
+    tuning = backend.tune(threads if threads is not None else recipe.machine.threads)
     renderer = Renderer.load(base.folder)
-    domain = tuple(_domain_probe(probe.label, table.rows, probe, renderer) for probe, table in exam)
+    domain = tuple(_domain_probe(probe, rows, renderer) for probe, rows in exam)
     progress("reading the rows", 0, 1)
-    rows = [row for _, table in exam for row in table.rows]
+    exams = Exams(
+        rows=[row for _, rows in exam for row in rows],
+        probes={spec.name: [text for item in suites.load_items(spec) if (text := text_of(item))] for spec in suite},
+    )
 
     def answer() -> Policy:
         return backend.open(base.checkpoint)
 
     inventories = tuple(
-        take_stock(recipe, stage, base, renderer, exam=rows, answer=answer, progress=progress)
+        take_stock(recipe, stage, base, renderer, exams=exams, answer=answer, progress=progress)
         for stage in recipe.stages
     )
     shape = backend.shape(base.folder)
-    facts = tuple(inventory.facts(shape, len(rows)) for inventory in inventories)
+    facts = tuple(inventory.facts(shape, len(exams.rows)) for inventory in inventories)
     resolved = resolve(recipe, *facts)
     timed = recipe.budget is not None and (recipe.budget.minutes or recipe.budget.gpu_hours)
     if speed is None and timed:
@@ -87,9 +127,11 @@ def prepare(recipe: Recipe, backend: Backend, progress: Progress, *, speed: floa
     if speed is not None:
         facts = tuple(replace(f, tokens_per_second=speed) for f in facts)
         resolved = resolve(recipe, *facts)
+    compiles = _compiles(recipe, tuning, resolved, facts)
+    resolved = replace(resolved, settings=(*resolved.settings, *_machine_settings(recipe, tuning, compiles)))
     prepared = Prepared(
         recipe=recipe, base=base, renderer=renderer, inventories=inventories, facts=facts, resolved=resolved,
-        domain=domain, suite=suite,
+        domain=domain, suite=suite, tuning=tuning, compiles=compiles,
     )  # fmt: skip
     for index in range(len(resolved.stages)):
         next(prepared.plan(index).feed(0))  # rows that cannot be mixed are told before minutes go into measuring
@@ -107,7 +149,7 @@ def train_spec(stage: ResolvedSFT, seed: int) -> TrainSpec:
 def measure_speed(backend: Backend, base: Base, stage: ResolvedSFT, inventory: Inventory) -> float:
     """Tokens per second of a forward and backward pass over real rows here, after a warm-up; nothing is learnt."""
     learner = backend.open(base.checkpoint, train_spec(stage, 0)).learner
-    rows = [d for source in inventory.domain for d in source.datums]
+    rows = [d for source in inventory.domain for d in source.datums[:SPEED_ROWS]]
     while count_tokens(rows) > SPEED_TOKENS and len(rows) > 2:
         rows = rows[: len(rows) // 2]
     learner.forward_backward(rows[:2], (Term(loss="ce"),))
@@ -116,8 +158,59 @@ def measure_speed(backend: Backend, base: Base, stage: ResolvedSFT, inventory: I
     return count_tokens(rows) / (time.monotonic() - started)
 
 
-def _domain_probe(label: str, rows: tuple[Row, ...], spec: object, renderer: Renderer) -> Probe:
-    probe = domain_probe(label, rows, renderer)
-    metric, longest = getattr(spec, "metric", "auto"), getattr(spec, "max_new_tokens", None)
-    kind = {"auto": probe.spec.kind, "choice": "reply-choice"}.get(metric, metric)
-    return replace(probe, spec=replace(probe.spec, kind=kind, max_new_tokens=longest or probe.spec.max_new_tokens))
+def _look_over(source: DataFile) -> None:
+    """Refuses bad rows before a model is fetched; of a large file only the beginning is read twice."""
+    for stream in open_tables(source.file, source.columns):
+        if stream.path.is_file() and stream.path.stat().st_size > LOOKED_OVER:
+            first = next(iter(stream.blocks()), None)
+            refuse([row for row in stream.parse(first) if isinstance(row, Fault)] if first else [])
+        else:
+            for _ in stream.rows():
+                pass
+
+
+def _suite(recipe: Recipe) -> tuple[ProbeSpec, ...]:
+    """The general probes: of suites, of own files, and those that the recipe writes out."""
+    found: dict[str, ProbeSpec] = {}
+    for number, entry in enumerate(recipe.probes.general):
+        where = f"probes.general.{number}"
+        specs = suites.load_suite(entry) if isinstance(entry, str) else (suites.spec_of(where, entry, recipe.folder),)
+        found |= {spec.name: spec for spec in specs}
+    return tuple(found.values())
+
+
+def _exam_rows(probe: DomainProbe) -> tuple[Row, ...]:
+    """The rows a domain probe asks: of a file that is learnt as well, the part that is held out."""
+    if probe.split is None:
+        return read_table(probe.file, columns=probe.columns).rows
+    rows = open_table(probe.file, probe.columns).rows()
+    return tuple(row for row in rows if is_held_out(row, share=probe.split, group=probe.group))
+
+
+def _domain_probe(asked: DomainProbe, rows: tuple[Row, ...], renderer: Renderer) -> Probe:
+    probe = domain_probe(asked.label, rows, renderer, group=asked.group)
+    kind = {"auto": probe.spec.kind, "choice": "reply-choice"}.get(asked.metric, asked.metric)
+    longest = asked.max_new_tokens or probe.spec.max_new_tokens
+    return replace(probe, spec=replace(probe.spec, kind=kind, max_new_tokens=longest))
+
+
+def _compiles(recipe: Recipe, tuning: Tuning, resolved: Resolved, facts: Sequence[Facts]) -> bool:
+    if recipe.machine.compile != "auto":
+        return recipe.machine.compile == "on"
+    tokens = sum(s.steps * step_tokens(s, f) for s, f in zip(resolved.stages, facts, strict=True))
+    return tuning.can_compile and (facts[0].device != "cpu" or tokens >= COMPILE_TOKENS)
+
+
+def _machine_settings(recipe: Recipe, tuning: Tuning, compiles: bool) -> Sequence[Setting]:
+    asked = recipe.machine
+    if asked.compile != "auto":
+        compiler = Setting(path="machine.compile", value=asked.compile, origin="recipe")
+    else:
+        here = "a compiler is here" if tuning.can_compile else "no C++ compiler (GPU: triton) was found"
+        compiler = Setting(
+            path="machine.compile", value="on" if compiles else "off", origin="measured",
+            rule=f"{here}; on from {COMPILE_TOKENS:,} trained tokens", evidence="docs/performance.md",
+        )  # fmt: skip
+    origin = "recipe" if asked.threads is not None else "measured"
+    threads = Setting(path="machine.threads", value=str(tuning.threads), origin=origin, rule=tuning.reason)
+    return (threads, compiler)

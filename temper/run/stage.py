@@ -17,6 +17,7 @@ from temper.events import Candidate, CheckpointSaved, Choice, Event, Noticed, Re
 from temper.model.protocol import Checkpoint, Policy
 from temper.probes.base import Where
 from temper.recipe.resolve import ResolvedSFT
+from temper.run import trace
 from temper.run.context import Context, Start
 from temper.run.folder import RunFolder
 from temper.run.selection import Judge, saved_event, select
@@ -57,7 +58,9 @@ class StageRun:
         learner, saves = self.policy.learner, self._saves()
         losses = [e.loss for e in self.past if isinstance(e, Step) and e.stage == self.stage.id]
         saved_at, pause = time.monotonic(), RESUME_SECONDS
-        for step in train(learner, self.plan):
+        for taken in train(learner, self.plan):
+            step = taken.step
+            trace.write(self.context.folder.trace(self.stage.id), taken)
             self.context.log(dataclasses.replace(step, stage=self.stage.id))
             self.ledger = self.ledger.charge(tokens=step.tokens)
             losses.append(step.loss)

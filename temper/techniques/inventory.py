@@ -1,47 +1,55 @@
 """Inventory: the rows a stage can draw on, rendered, before anything is decided. What `check` prints and `run` mixes.
 
-Domain rows come from the recipe's files, general rows from the catalogue and from the base model's own answers.
+Domain rows come from the recipe's files, through the token store; general rows from `general`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from pathlib import Path
 
-from temper.calibrate import rules
-from temper.data import catalog, replay
-from temper.data.datum import Datum, count_supervised, count_tokens
-from temper.data.lint import Finding, lint
-from temper.data.render import Renderer, TrainOn
-from temper.data.rows import Message, Row, Table, read_table
+from temper.data import documents, filters
+from temper.data.datum import count_supervised, count_tokens, lengths
+from temper.data.filters import HeldOut
+from temper.data.lint import Finding, Knowledge, Marks, conclude, inspect, know
+from temper.data.render import Renderer
+from temper.data.rows import Row, Stream
+from temper.data.tokenise import Job, Stored, tokenise
 from temper.errors import DataError
-from temper.events import Role
-from temper.model.protocol import Base, Completion, Policy, Sampling, Shape, Tokens
+from temper.model.protocol import Base, Policy, Shape
 from temper.recipe.facts import Facts
 from temper.recipe.schema import Recipe, Stage
+from temper.techniques import general
+from temper.techniques.general import Rows
 
-OWN_ANSWER_TOKENS = 72
-"""Longest answer that the base writes for its own replay."""
-OWN_PROMPTS = 400
-"""Prompts it answers, over all categories."""
-REFUSAL_SOURCE = "safety"
+UNFIT: Mapping[str, str] = {
+    "task": "tasks, which have no answer to learn; use `technique: rft`, or add the answers as completions",
+    "chosen/rejected": "preference pairs; use `technique: dpo`, or keep the better answer alone as a completion",
+}
+"""Shapes that supervised fine-tuning cannot learn from, and what to do with them."""
+BYTES_PER_ROW = 500
+"""Of a file, to guess its rows before it is read."""
+OWN_PART = 0.75
+"""Part of a category's replay that is the base's own answers, where the catalogue has rows too."""
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """One source of rows, rendered."""
+class FileRead:
+    """One file of domain rows and how it was understood."""
 
-    name: str
-    role: Role
-    category: str
-    origin: str
-    licence: str
-    datums: tuple[Datum, ...]
-    fingerprint: str
+    path: Path
+    shape: str
+    rows: int
+    dropped: Mapping[str, Mapping[str, int]]
+    """Filter -> reason -> rows it left out."""
+    listed: Path
+    """Where every row left out is listed."""
+    cached: bool
+    """Whether its tokens were there already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,135 +58,142 @@ class Inventory:
 
     domain: tuple[Rows, ...]
     general: tuple[Rows, ...]
-    tables: tuple[Table, ...]
-    """The domain files as they were understood."""
-    findings: tuple[Finding, ...]
+    files: tuple[FileRead, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def facts(self, shape: Shape, exam_rows: int) -> Facts:
         """What `resolve` needs to know."""
-        domain = [d for rows in self.domain for d in rows.datums]
-        general = [d for rows in self.general for d in rows.datums]
         available: dict[str, int] = {}
         for rows in self.general:
             available[rows.category] = available.get(rows.category, 0) + count_supervised(rows.datums)
         return Facts(
             params=shape.params, hidden=shape.hidden, layers=shape.layers, architecture=shape.architecture,
-            train_rows=len(domain), domain_supervised=count_supervised(domain), domain_tokens=count_tokens(domain),
-            longest_row=max(len(d.tokens) for d in [*domain, *general]), available_replay=available,
+            train_rows=sum(len(rows.datums) for rows in self.domain),
+            domain_supervised=sum(count_supervised(rows.datums) for rows in self.domain),
+            domain_tokens=sum(count_tokens(rows.datums) for rows in self.domain),
+            longest_row=max(int(lengths(rows.datums).max()) for rows in (*self.domain, *self.general)),
+            available_replay=available,
+            available_sources={rows.name: count_supervised(rows.datums) for rows in self.general},
             exam_rows=exam_rows, device=shape.device, cores=os.cpu_count() or 1, context_length=shape.context,
-            replay_tokens=count_tokens(general),
+            replay_tokens=sum(count_tokens(rows.datums) for rows in self.general),
         )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exams:
+    """What must not be learnt."""
+
+    rows: Sequence[Row]
+    """Of the domain probes."""
+    probes: Mapping[str, Sequence[str]]
+    """General probe -> the texts of its items."""
+
+
 def take_stock(
-    recipe: Recipe, stage: Stage, base: Base, renderer: Renderer, *, exam: Sequence[Row], answer: Callable[[], Policy],
+    recipe: Recipe, stage: Stage, base: Base, renderer: Renderer, *, exams: Exams, answer: Callable[[], Policy],
     progress: Progress | None = None,
 ) -> Inventory:  # fmt: skip
     """Reads, renders and checks every row that the stage may draw on.
 
     Args:
-        recipe: For the names of paths in messages.
+        recipe: For its probes, which may hold out rows of the stage's files.
         stage: Whose data are wanted.
         base: The model that the run starts from.
         renderer: Of that model.
-        exam: Rows of the domain probes, which must not be learnt.
+        exams: What must not be learnt.
         answer: Opens the base model; called only when it must still write its own answers.
-        progress: Told (what, done, of) while answers are written.
+        progress: Told (what, done, of) while files are read and answers are written.
     """
-    tables = tuple(read_table(source.file, columns=source.columns) for source in stage.data)
-    domain = tuple(_domain(table, stage, renderer) for table in tables)
-    trained = [row for table in tables for row in table.rows]
-    findings = lint(trained, exam)
-    errors = [f for f in findings if f.level == "error"]
-    if errors:
-        raise DataError("\n".join(f"{f.where}: [{f.code}] {f.what}; {f.why}; {f.fix}" for f in errors))
-    wanted = stage.replay is not None and stage.replay.share != 0
-    general = _general(recipe, base, renderer, answer, progress) if wanted else ()
-    return Inventory(domain=domain, general=general, tables=tables, findings=findings)
-
-
-def _domain(table: Table, stage: Stage, renderer: Renderer) -> Rows:
-    train_on: TrainOn = getattr(stage, "train_on", "all")
-    longest: int | None = getattr(stage, "max_length", None)
-    name = table.path.name  # with its suffix it cannot be the name of a general source
-    datums = [renderer.datum(r, source=name, train_on=train_on, max_length=longest) for r in table.rows]
-    return Rows(
-        name=name, role="domain", category="domain", origin=table.path.name, licence="yours",
-        datums=tuple(datums), fingerprint=table.fingerprint[:16],
+    domain: list[Rows] = []
+    files: list[FileRead] = []
+    findings: list[Finding] = []
+    notices: list[str] = []
+    for source, streams in ((s, documents.open_tables(s.file, s.columns)) for s in stage.data):
+        for stream in streams:
+            knowledge = know(
+                exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique="sft", rows=_guess(stream)
+            )
+            job = _job(recipe, stage, source.file, stream, base, _name(stream, domain), knowledge)
+            stored = tokenise(job, renderer, progress=progress)
+            rows = _read(stored, stream, stage)
+            findings += _findings(stored, knowledge)
+            notices += filters.notices(rows.dropped, rows.rows + _count(rows.dropped), where=stream.path.name)
+            files.append(rows)
+            domain.append(
+                Rows(
+                    name=job.name, role="domain", category="domain", origin=stream.path.name, licence="yours",
+                    datums=stored.store, fingerprint=stored.store.fingerprint[:16],
+                )
+            )  # fmt: skip
+    wanted = stage.replay if stage.replay is not None and stage.replay.share != 0 else None
+    found = wanted and general.gather(wanted, base, renderer, seed=recipe.seed, answer=answer, progress=progress)
+    return Inventory(
+        domain=tuple(domain), general=found.rows if found else (), files=tuple(files), findings=tuple(findings),
+        notices=(*notices, *(found.notices if found else ())),
     )  # fmt: skip
 
 
-def _general(
-    recipe: Recipe, base: Base, renderer: Renderer, answer: Callable[[], Policy], progress: Progress | None
-) -> tuple[Rows, ...]:
-    """Catalogue rows and the base's own answers, one source per category and origin."""
-    found: list[Rows] = []
-    for source in catalog.sources().values():
-        if source.role == "train" and source.category != "instruction":  # that one has prompts without answers
-            items = cast("list[catalog.TrainRow]", catalog.load(source.name))
-            rows = [
-                _row(item["id"], [Message(**m) for m in item["messages"]], f"catalogue {source.name}") for item in items
-            ]
-            origin = f"{source.archive.package} {source.archive.version}" if source.archive else "made here"
-            found.append(_rows(source.name, source.category, origin, source.licence, rows, renderer))
-    answers = own_answers(base, renderer, answer, recipe.seed, progress)
-    for category in replay.CATEGORIES:
-        rows = [_row(f"{n}", a.messages, "own answers") for n, a in enumerate(answers) if a.category == category]
-        if rows:
-            found.append(
-                _rows(f"own-{category}", category, "the base model's own answers", "as the model", rows, renderer)
-            )
-    return tuple(found)
+def _job(recipe: Recipe, stage: Stage, file: Path, stream: Stream, base: Base, name: str, knowledge: Knowledge) -> Job:
+    """How a file of the stage becomes tokens; what a probe holds out of the same file is left out first."""
+    fix = UNFIT.get(stream.shape)
+    if fix:
+        raise DataError(f"{stream.path}: found {fix}; expected rows with answers for technique {stage.technique}")
+    held = [
+        HeldOut(share=probe.split, group=probe.group)
+        for probe in recipe.probes.domain
+        if probe.split is not None and probe.file == file
+    ]
+    return Job(
+        source=stream, name=name, folder=base.folder, train_on=getattr(stage, "train_on", "all"),
+        max_length=getattr(stage, "max_length", None), filters=(*held, *stage.filters),
+        inspect=partial(inspect, knowledge=knowledge),
+    )  # fmt: skip
 
 
-def own_answers(
-    base: Base, renderer: Renderer, answer: Callable[[], Policy], seed: int, progress: Progress | None
-) -> list[replay.Answer]:
-    """The base model's answers to general prompts: shipped, cached, or written now."""
-    shipped = replay.shipped(base.sha256)
-    if shipped is not None:
-        return replay.read(shipped)
-    table = rules.read_table().sft
-    weights = rules.normalised({c: w for c, w in dict(table.replay_categories.value).items() if c != REFUSAL_SOURCE})
-    asked = [p for category, part in weights.items() for p in replay.prompts(category, round(OWN_PROMPTS * part), seed)]
-    origin = replay.Origin(base=base.sha256, max_new_tokens=OWN_ANSWER_TOKENS, seed=seed)
-    to = replay.path_for(origin, asked)
-    if not to.is_file():
-        policy = answer()
-
-        def complete(prompts: Sequence[Tokens], seed: int) -> Sequence[Completion]:
-            sampling = Sampling(max_new_tokens=OWN_ANSWER_TOKENS, temperature=1.0, seed=seed, stop=renderer.end_tokens)
-            return policy.sampler.generate(prompts, sampling)
-
-        def told(done: int, of: int) -> None:
-            if progress:
-                progress("the base writes its own replay", done, of)
-
-        replay.generate(complete, renderer, asked, origin=origin, to=to, progress=told)
-    return replay.read(to)
+def _name(stream: Stream, taken: Sequence[Rows]) -> str:
+    """The file's name, with its folder where two files have the same; with its suffix it is no general source's."""
+    names = {rows.name for rows in taken}
+    return str(Path(*stream.path.parts[-2:])) if stream.path.name in names else stream.path.name
 
 
-def _row(identity: str, messages: Sequence[Message], origin: str) -> Row:
-    turns = tuple(messages)
-    return Row(id=identity, messages=turns, origin=f"{origin}:{identity}", reference=turns[-1].content)
+def _guess(stream: Stream) -> int:
+    return stream.path.stat().st_size // BYTES_PER_ROW if stream.path.is_file() else 0
 
 
-def _rows(name: str, category: str, origin: str, licence: str, rows: Sequence[Row], renderer: Renderer) -> Rows:
-    datums = tuple(renderer.datum(row, source=name) for row in rows)
-    digest = hashlib.sha256("".join(str(d.tokens) for d in datums).encode()).hexdigest()
-    return Rows(
-        name=name,
-        role="general",
-        category=category,
-        origin=origin,
-        licence=licence,
-        datums=datums,
-        fingerprint=digest[:16],
-    )
+def _read(stored: Stored, stream: Stream, stage: Stage) -> FileRead:
+    """What became of a file; refused when a row of it cannot be used, or none is left."""
+    meta, store = stored.store.meta, stored.store
+    if meta.faults:
+        more = (
+            f"\n... and {meta.faults - len(meta.shown)} more rows of this file" if meta.faults > len(meta.shown) else ""
+        )
+        raise DataError("\n".join(store.faults()) + more)
+    dropped = {name: dict(reasons) for name, reasons in meta.dropped.items()}
+    if not len(store):
+        filters.notices(dropped, _count(dropped), where=stream.path.name)
+        raise DataError(f"{stream.path}: empty, no rows; expected at least one for technique {stage.technique}")
+    return FileRead(
+        path=stream.path, shape=stream.shape, rows=len(store), dropped=dropped, listed=store.folder / "dropped.jsonl",
+        cached=stored.cached,
+    )  # fmt: skip
 
 
-def shares(inventory: Inventory, share: float, by_category: Mapping[str, float]) -> dict[str, float]:
-    """Share of each source in the supervised tokens: domain files by size, general sources by category.
+def _count(dropped: Mapping[str, Mapping[str, int]]) -> int:
+    return sum(count for reasons in dropped.values() for count in reasons.values())
+
+
+def _findings(stored: Stored, knowledge: Knowledge) -> tuple[Finding, ...]:
+    """The linter's warnings; its errors end here."""
+    found = conclude(stored.facts or (), knowledge)
+    errors = [f for f in found if f.level == "error"]
+    if errors:
+        raise DataError("\n".join(f"{f.where}: [{f.code}] {f.what}; {f.why}; {f.fix}" for f in errors))
+    return found
+
+
+def shares(inventory: Inventory, share: float, weights: Mapping[str, float]) -> dict[str, float]:
+    """Share of each source in the supervised tokens: domain files by size, general sources by name or category.
 
     Within a category the base's own answers and the catalogue's rows stand in for each other as their sizes allow:
     own answers first, since rows of a foreign style pull the model away from itself.
@@ -187,16 +202,17 @@ def shares(inventory: Inventory, share: float, by_category: Mapping[str, float])
     total = sum(count_supervised(rows.datums) for rows in inventory.domain)
     for rows in inventory.domain:
         result[rows.name] = (1 - share) * count_supervised(rows.datums) / total
-    for category, part in by_category.items():
-        sources = [rows for rows in inventory.general if rows.category == category]
-        own = [rows for rows in sources if rows.name.startswith("own-")]
-        foreign = [rows for rows in sources if not rows.name.startswith("own-")]
+    categories = {rows.category for rows in inventory.general}
+    named = {rows.name for rows in inventory.general if rows.name in weights and rows.name not in categories}
+    for name, part in weights.items():
+        if name in named:
+            result[name] = share * part
+            continue
+        sources = [rows for rows in inventory.general if rows.category == name and rows.name not in named]
+        own = [rows for rows in sources if rows.is_own]
+        foreign = [rows for rows in sources if not rows.is_own]
         own_part = OWN_PART if own and foreign else float(bool(own))
         for group, fraction in ((own, own_part), (foreign, 1 - own_part)):
             for rows in group:
                 result[rows.name] = share * part * fraction / len(group)
     return result
-
-
-OWN_PART = 0.75
-"""Part of a category's replay that is the base's own answers, where the catalogue has rows too."""

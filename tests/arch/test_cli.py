@@ -20,7 +20,7 @@ OPTIONS: Mapping[str, frozenset[str]] = {
     "run": frozenset({"--out", "--set"}),
     "eval": frozenset({"--probes", "--against", "--json"}),
     "search": frozenset({"--out", "--set", "--budget"}),
-    "report": frozenset({"--with", "--json"}),
+    "report": frozenset({"--with", "--step", "--json"}),
     "chat": frozenset({"--compare"}),
     "export": frozenset({"--to", "--format"}),
 }

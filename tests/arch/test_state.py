@@ -19,11 +19,15 @@ STATEFUL: Mapping[str, str] = {}
 
 FOREIGN_BASES = {
     "Exception", "Protocol", "Generic", "Enum", "StrEnum", "IntEnum", "NamedTuple", "TypedDict", "BaseModel",
-    "Module", "Function",
+    "Module", "Function", "Sequence",
 }  # fmt: skip
-"""What a class may derive from besides one class of temper: torch's Module and autograd Function are the last two."""
+"""What a class may derive from besides one class of temper: torch's Module and autograd Function, and Sequence, are
+the last three."""
 
-BROAD_EXCEPT: Mapping[str, str] = {}
+BROAD_EXCEPT: Mapping[str, str] = {
+    "temper/rollout/worker.py": "a reward of the user's that fails is an outcome, not a crash",
+    "temper/rollout/environment.py": "an environment of the user's that fails is an outcome, not a crash",
+}
 """path -> why any exception is data there: a reward or a judge of the user's that fails is an outcome, not a crash."""
 
 

@@ -67,7 +67,7 @@ def test_standard_error_of_the_bootstrap_is_that_of_the_paired_mean():
 
 
 def test_resampling_in_parts_draws_every_item_equally_often(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stats, "CELLS", 40)  # 4 items, so 10 draws at a time
+    monkeypatch.setattr(stats.bootstrap, "CELLS", 40)  # 4 items, so 10 draws at a time
     sums = stats.resampled_sums(np.eye(4), draws=1005, rng=rng())
     assert sums.shape == (1005, 4)
     assert (sums.sum(axis=1) == 4).all()
@@ -185,6 +185,132 @@ def test_required_items_for_answers_of_which_one_in_ten_differs(margin: float, c
     assert stats.required_items(math.sqrt(0.1), margin, confidence=confidence) == items
 
 
+def test_noninferiority_p_is_one_in_twenty_at_the_margin_of_95_percent():
+    # as above: mean 0.02, SE 0.0057735; at the margin 0.029497 the p-value is 0.05, at 0.02 one half, at 0.03
+    # Phi(-0.01 / 0.0057735) = Phi(-1.7321) = 0.04163
+    drops = [0.01, 0.02, 0.03]
+    assert stats.noninferiority_p(drops, stats.noninferiority_margin(drops)) == pytest.approx(0.05)
+    assert stats.noninferiority_p(drops, 0.02) == pytest.approx(0.5)
+    assert stats.noninferiority_p(drops, 0.03) == pytest.approx(0.04163, abs=1e-5)
+
+
+def test_equal_drops_are_below_any_larger_margin_for_sure():
+    assert stats.noninferiority_p([0.01, 0.01], 0.011) == 0.0
+    assert stats.noninferiority_p([0.01, 0.01], 0.01) == 1.0
+
+
+def test_power_makes_the_resolution_coarser_and_agrees_with_the_items_required():
+    # 80 % power needs (1.64485 + 0.84162) / 1.64485 = 1.51167 times the plain resolution
+    axes = [[stats.Noise(sd=0.3, items=400)]]
+    assert stats.resolution_from_noise(axes, power=0.8) == pytest.approx(1.51167 * 1.64485 * 0.015, rel=1e-4)
+    assert stats.required_items(0.3, stats.resolution_from_noise(axes, power=0.8) + 1e-9) == 400
+
+
+@pytest.mark.parametrize(("lost", "won", "p"), [(6, 16, 0.05248), (16, 6, 0.05248), (0, 5, 0.0625), (3, 3, 1.0)])
+def test_mcnemar_is_the_tail_of_fair_coins(lost: int, won: int, p: float):
+    # 22 changes: sum of C(22, 0..6) = 110056, times 2 / 2^22 = 0.05248; 5 changes: 2 / 32; an even split: 1
+    assert stats.mcnemar(lost, won) == pytest.approx(p, abs=1e-5)
+    assert stats.mcnemar(0, 0) == 1.0
+
+
+def test_clusters_of_one_item_change_nothing_but_the_draws():
+    before, now = [1.0] * 40, [0.9, 0.7] * 20
+    alone = stats.score_fall(before, now, rng=rng())
+    named = stats.score_fall(before, now, clusters=range(40), rng=rng())
+    assert named.value == alone.value
+    assert named.draws == pytest.approx(alone.draws)
+
+
+def test_clustered_bounds_of_a_loss_have_the_spread_of_the_cluster_sums():
+    # Two texts a document, 20 documents of 10 + 10 bits; odd ones rise by 2 + 2 bits: rises 0 and 0.2 in turn, mean
+    # 0.1, SE = 0.1 / sqrt(19) = 0.02294; as 40 independent texts 0.1 / sqrt(39) = 0.01601.
+    before, now = [10.0] * 40, [10.0 + 2.0 * (i // 2 % 2) for i in range(40)]
+    together = stats.loss_rise(before, now, clusters=[i // 2 for i in range(40)], draws=20_000, rng=rng())
+    assert together.estimate().se == pytest.approx(0.02294, rel=0.02)
+    assert stats.loss_rise(before, now, draws=20_000, rng=rng()).estimate().se == pytest.approx(0.01601, rel=0.02)
+
+
 def test_items_that_are_not_finite_never_enter_an_average():
     with pytest.raises(AssertionError, match="non-finite"):
         stats.loss_rise([1.0, 2.0], [1.0, math.nan], rng=rng())
+
+
+def test_spending_limits_let_exactly_the_stated_share_cross():
+    # Draws 1..10 at both looks, in opposite order. 20 % at look one: 9 and 10 cross, the limit is 8. Look two may bring
+    # it to 40 %: of the eight left (look two: 3..10) two more cross, 9 and 10, above 8.
+    draws = np.stack([np.arange(1.0, 11.0), np.arange(10.0, 0.0, -1.0)], axis=1)
+    assert stats.spending_limits(draws, [0.2, 0.4]).tolist() == [8.0, 8.0]
+
+
+def test_the_same_look_again_costs_nothing_and_an_unspent_look_cannot_cross():
+    # Look two is look one again: 2 of 10 have crossed, two more may, so the limit falls to 6, as one look at 40 % has.
+    column = np.arange(1.0, 11.0)
+    assert stats.spending_limits(np.stack([column, column], axis=1), [0.2, 0.4]).tolist() == [8.0, 6.0]
+    assert stats.spending_limits(np.stack([column, column], axis=1), [0.0, 0.4]).tolist() == [math.inf, 6.0]
+
+
+def figures(value: float, influence: np.ndarray, *, skewness: float = 0.0) -> stats.Figures:
+    return stats.Figures(
+        values=np.array([value]), influence=influence[:, None], degrees=np.array([1e6]), skewness=np.array([skewness])
+    )
+
+
+def test_one_look_has_the_bound_of_the_textbook():
+    # SE = sqrt(100 x 0.001^2) = 0.01; 0.05 - 1.645 x 0.01 = 0.03355
+    look = figures(0.05, np.array([0.001, -0.001] * 50))
+    (bound,) = stats.joint_lower_bounds([look], spent=[0.05], draws=40_000, rng=rng())
+    assert bound[0] == pytest.approx(0.03355, abs=3e-4)
+
+
+def test_unrelated_looks_cost_about_bonferroni_and_equal_looks_nothing():
+    # Two looks on disjoint items, 2.5 % each: 1.96 SE at the first; the second may let 2.5 % of all cross of the 97.5 %
+    # that did not: P(T > c) = 0.02564, c = 1.949. Equal looks: 1.96 and 1.645.
+    one, two = np.array([0.01] * 4 + [0.0] * 4), np.array([0.0] * 4 + [0.01] * 4)  # SE = 0.02
+    apart = stats.joint_lower_bounds([figures(0.1, one), figures(0.1, two)], spent=[0.025, 0.05], rng=rng())
+    equal = stats.joint_lower_bounds([figures(0.1, one), figures(0.1, one)], spent=[0.025, 0.05], rng=rng())
+    assert [(0.1 - float(b[0])) / 0.02 for b in apart] == pytest.approx([1.960, 1.949], abs=0.08)
+    assert [(0.1 - float(b[0])) / 0.02 for b in equal] == pytest.approx([1.960, 1.645], abs=0.08)
+
+
+def test_a_later_look_changes_no_earlier_bound():
+    source = rng(3)
+    looks = [figures(0.1, source.normal(size=30) / 100) for _ in range(6)]
+    spent = [0.01 * (k + 1) for k in range(6)]
+    all_of_them = stats.joint_lower_bounds(looks, spent=spent, rng=rng())
+    first = stats.joint_lower_bounds(looks[:3], spent=spent[:3], rng=rng())
+    assert [float(b[0]) for b in first] == [float(b[0]) for b in all_of_them[:3]]
+
+
+def test_a_figure_without_spread_is_its_own_bound():
+    look = figures(0.02, np.zeros(5))
+    assert [float(b[0]) for b in stats.joint_lower_bounds([look, look], spent=[0.01, 0.05], rng=rng())] == [0.02, 0.02]
+
+
+def test_a_figure_skewed_to_gains_is_held_to_more_standard_errors():
+    # Hall: g = -0.2, limit 1.645: 3 / g (cbrt(1 + g (1.645 - g / 6)) - 1) with g / 6 = -0.0333: cbrt(1 - 0.33567) =
+    # 0.87257, so 1.9115 standard errors instead of 1.645
+    influence = np.array([0.001, -0.001] * 50)
+    look = figures(0.05, influence, skewness=-0.2)
+    (bound,) = stats.joint_lower_bounds([look], spent=[0.05], draws=40_000, rng=rng())
+    assert bound[0] == pytest.approx(0.05 - 1.9115 * 0.01, abs=4e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [0.0, 0.9])
+def test_fifty_looks_at_the_tolerance_stop_one_run_in_twenty(kept: float):
+    """120 runs of 50 looks at 100 items; read at 95 % each, unrelated looks stop nine runs in ten.
+
+    One run in twenty is 6; the simulation's own standard deviation is 2.4.
+    """
+    source, stops, naive = rng(11), 0, 0
+    spent = [0.05 * (k + 1) / 50 for k in range(50)]
+    for _ in range(120):
+        errors = math.sqrt(kept) * source.standard_normal((100, 1))
+        errors = errors + math.sqrt(1 - kept) * source.standard_normal((100, 50))
+        centred = (errors - errors.mean(axis=0)) / 100
+        looks = [figures(0.01 + float(errors[:, k].mean()), centred[:, k]) for k in range(50)]
+        bounds = stats.joint_lower_bounds(looks, spent=spent, rng=rng())
+        stops += any(float(b[0]) > 0.01 for b in bounds)
+        naive += any(float(look.values[0] - 1.645 * look.errors[0]) > 0.01 for look in looks)
+    assert stops <= 12
+    assert naive > 2 * stops

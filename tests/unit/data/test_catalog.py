@@ -7,10 +7,12 @@ import gzip
 import json
 import re
 from collections import Counter
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from temper.data import catalog, readers
+from temper.data import catalog, contamination, readers
 from temper.errors import DataError
 
 
@@ -163,24 +165,142 @@ def test_an_unknown_source_is_refused_with_a_suggestion() -> None:
         catalog.source("hellasweg")
 
 
+def test_rows_to_ask_for_by_name_are_no_default_and_probes_always_are() -> None:
+    default, everything = catalog.sources(), catalog.sources(optional=True)
+    asked_for = {name for name in everything if name not in default}
+    assert {"c4", "smoltalk", "boltons", "logic"} <= asked_for
+    assert {everything[name].role for name in asked_for} == {"train"}
+    assert {entry.category for entry in default.values() if entry.role == "train"} == {
+        "instruction", "reasoning", "knowledge", "code", "safety",
+    }  # fmt: skip
+    assert catalog.source("c4").optional
+
+
 def test_every_entry_is_complete_and_nothing_without_a_free_licence_is_trained_on() -> None:
-    for entry in catalog.sources().values():
-        assert entry.reader in readers.READERS
+    for entry in catalog.sources(optional=True).values():
+        assert entry.reader in (["hub"] if entry.hub else readers.READERS)
         assert bool(entry.members) == bool(entry.archive)
+        assert not (entry.hub and entry.archive)
+        assert entry.origin == ("package" if entry.archive else "hub" if entry.hub else "self")
+        assert entry.language == "en"
+        if entry.hub:
+            assert re.fullmatch("[0-9a-f]{40}", entry.hub.revision)
+            assert set(entry.hub.columns) in ({"messages"}, {"text"}, {"prompt", "completion"})
         assert entry.licence and entry.note and entry.limit > 0
         assert entry.role != "train" or not re.search(r"\b(NC|SA|research)\b", entry.licence)
         if entry.archive:
             assert re.fullmatch("[0-9a-f]{64}", entry.archive.sha256)
 
 
+def test_the_keys_of_sources_differ_with_everything_that_decides_about_their_rows() -> None:
+    everything = catalog.sources(optional=True)
+    assert len({entry.key for entry in everything.values()}) == len(everything)
+
+
+def test_an_overlap_counts_for_every_probe_that_has_it() -> None:
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    found = contamination.index(
+        [
+            ("asked", [choice_item("Question: What melts ice?\nAnswer:", " heat")]),
+            ("said", [{"id": "1", "context": "", "text": f"Zero {words}.", "category": "language"}]),
+            ("none", [{"id": "1", "prompt": "Something else?", "category": "behaviour"}]),
+        ]
+    )
+    assert found.holders(train_row("What melts ice?", words)) == ("asked", "said")
+    assert found.holders({"id": "1", "text": f"Nothing but {words} again", "category": "web"}) == ("said",)
+    assert found.holders(train_row("What melts steel?", "Heat.")) == ()
+
+
+def test_describe_says_what_is_ready_and_how_to_get_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path))
+    monkeypatch.delenv("TEMPER_HUB", raising=False)
+    described = {line.source.name: line for line in catalog.describe()}
+    assert set(described) == set(catalog.sources(optional=True))
+    assert described["reasoning"].ready  # made here
+    assert described["reasoning"].rows == 400
+    assert described["reasoning"].how == ""
+    assert not described["c4"].ready
+    assert "llamafactory 0.9.5 (5.2 MB) is fetched from the package index" in described["c4"].how
+    assert described["c4"].how.endswith(
+        "Without it the category web has no rows of the catalogue, only what the model writes itself"
+    )
+    assert described["smoltalk"].rows is None
+    assert "pip install 'temper-llm[hub]'" in described["smoltalk"].how
+    assert "Without it the category reasoning has reasoning, logic" in described["open_web_math"].how
+    assert "Without it probes that draw on it are left out" in described["piqa"].how
+
+
+def test_a_source_is_ready_when_its_archive_or_its_copy_is_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TEMPER_HUB", str(tmp_path / "hub"))
+    assert not catalog.ready("c4")
+    about = catalog.source("c4").archive
+    assert about
+    home = tmp_path / "cache" / "packages" / about.sha256[:16]
+    home.mkdir(parents=True)
+    (home / "llamafactory-0.9.5.tar.gz").touch()
+    assert catalog.ready("c4")
+    assert not catalog.ready("smoltalk")
+    (tmp_path / "hub" / "HuggingFaceTB" / "smol-smoltalk").mkdir(parents=True)
+    assert catalog.ready("smoltalk")
+    assert not catalog.ready("smoltalk", local=tmp_path / "elsewhere")
+
+
+def test_every_source_but_those_of_a_hub_was_measured() -> None:
+    sizes = catalog.measured()
+    for name, entry in catalog.sources(optional=True).items():
+        assert (name in sizes) == (entry.hub is None)
+        if name in sizes:
+            assert 0 < sizes[name]["rows"] <= entry.limit
+            assert ("removed" in sizes[name]) == (entry.role == "train")
+
+
 @pytest.mark.network
-@pytest.mark.parametrize(("name", "options", "least"), [("piqa", 2, 600), ("arc_easy", 4, 600), ("hellaswag", 4, 600)])
+def test_the_measured_sizes_are_those_of_the_rows() -> None:
+    for name, size in catalog.measured().items():
+        if not catalog.source(name).reader.startswith("stdlib_"):  # those differ with the running Python
+            assert len(catalog.load(name)) == size["rows"], name
+            if "removed" in size:
+                assert catalog.removed(name) == size["removed"], name
+                assert sum(catalog.removed_by(name).values()) >= size["removed"], name
+
+
+@pytest.mark.network
+def test_rows_of_a_local_copy_are_kept_parsed_and_cleared_of_probes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three conversations; one asks what a probe asks. The copy's parsed form is made again when a file changes."""
+    question = next(item for item in catalog.load("gsm8k") if "prompt" in item)["prompt"]
+    copy = tmp_path / "HuggingFaceTB" / "smol-smoltalk" / "data"
+    copy.mkdir(parents=True)
+    asked = ["What is tea?", question, "What is wool?"]
+    file = copy / "train-00000-of-00001.jsonl"
+    file.write_text("".join(json.dumps({"messages": train_row(q, "It is good.")["messages"]}) + "\n" for q in asked))
+    rows = catalog.load("smoltalk", local=tmp_path)
+    found = {row["messages"][0]["content"] for row in rows if "messages" in row}
+    assert found == {"What is tea?", "What is wool?"}
+    assert catalog.removed("smoltalk", local=tmp_path) == 1
+    assert catalog.removed_by("smoltalk", local=tmp_path) == {"gsm8k": 1}
+    file.write_text(json.dumps({"messages": train_row("What is rice?", "A grain.")["messages"]}) + "\n")
+    assert len(catalog.load("smoltalk", local=tmp_path)) == 1
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("name", "options", "least"),
+    [("piqa", 2, 600), ("arc_easy", 4, 600), ("hellaswag", 4, 600), ("arc_challenge", 4, 600), ("openbookqa", 4, 500),
+     ("sciq", 4, 600), ("mmlu", 4, 600), ("csqa", 5, 600), ("socialiqa", 3, 600), ("winogrande", 2, 600),
+     ("copa", 2, 100), ("boolq", 2, 600)],
+)  # fmt: skip
 def test_real_choice_probes_are_ready_to_score(name: str, options: int, least: int) -> None:
     items = [item for item in catalog.load(name) if "options" in item]
     assert len(items) >= least
     assert len({item["id"] for item in items}) == len(items)
     assert {len(item["options"]) for item in items} == {options}
-    assert set(Counter(item["gold"] for item in items)) == set(range(options))
+    # SciQ has the right option last in every item; options are scored one by one, so their order does not matter.
+    assert set(Counter(item["gold"] for item in items)) == ({3} if name == "sciq" else set(range(options)))
     assert all(option.startswith(" ") and option.strip() for item in items for option in item["options"])
     assert not any(item["context"].endswith(" ") for item in items)
 
@@ -197,11 +317,25 @@ def test_real_texts_are_cased_prose_of_the_length_asked_for() -> None:
 
 
 @pytest.mark.network
+def test_real_tasks_can_be_predicted_and_solved() -> None:
+    for name in ("gsm8k", "math_500", "humaneval", "mbpp"):
+        items = cast("list[dict[str, Any]]", catalog.load(name))
+        fields = {"context", "text", "prompt", *(["tests"] if name in ("humaneval", "mbpp") else ["reference"])}
+        assert all(item[field] for item in items for field in fields)
+    for item in cast("list[dict[str, Any]]", catalog.load("humaneval")):
+        ast.parse(item["prefix"] + item["text"])
+        assert item["tests"].endswith(f"check({item['entry_point']})")
+    asked = cast("list[dict[str, Any]]", catalog.load("ifeval"))
+    assert len(asked) == 541
+    assert all(len(item["instruction_id_list"]) == len(item["kwargs"]) for item in asked)
+
+
+@pytest.mark.network
 def test_what_is_trained_on_is_never_measured_on() -> None:
     probes = [
         item for entry in catalog.sources().values() if entry.role != "train" for item in catalog.load(entry.name)
     ]
-    for name in ("chat_replay", "safety", "knowledge", "reasoning", "code"):
+    for name in ("chat_replay", "safety", "knowledge", "reasoning", "code", "logic", "text_tasks", "c4", "stdlib_text"):
         rows = catalog.load(name)
         assert len(rows) >= 200
         assert catalog.decontaminate(rows, probes) == (rows, 0)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temper.data.datum import Datum, count_supervised
-from temper.data.mixture import MixSource, Mixture, two_level
+from temper.data.mixture import MixSource, Mixture, Stock, by_source, left_out, members, two_level
 from temper.errors import DataError
 
 
@@ -210,3 +212,155 @@ def test_random_lengths_do_not_drift() -> None:
     found = supervised([d for i in range(1000) for d in mixture.step(i, 2048)])
     # 1000 * 2048 * 0.3 = 614,400 tokens, off by less than the longest row.
     assert abs(found["b"] - 614_400) < 80
+
+
+def pairs(name: str, share: float, lengths: list[tuple[int, ...]]) -> MixSource:
+    """A source of groups: a tuple of three lengths is a group of three rows, one of one length a row of its own."""
+    datums = [
+        Datum(tokens=(1,) * (n + 1), weights={"dpo": (1.0,) * n}, source=name, row=f"{name}:{at}",
+              group=at if len(group) > 1 else -1)
+        for at, group in enumerate(lengths)
+        for n in group
+    ]  # fmt: skip
+    return MixSource(name=name, role="domain", category="", datums=datums, share=share)
+
+
+UNITS = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple), min_size=1, max_size=20)
+
+
+@given(UNITS, st.integers(0, 5), st.integers(30, 200))
+@settings(max_examples=40, deadline=None)
+def test_rows_of_a_group_come_together_and_whole(lengths: list[tuple[int, ...]], seed: int, size: int) -> None:
+    mixture = Mixture(sources=(pairs("a", 0.6, lengths), source("b", 0.4, [3, 5])), seed=seed)
+    for index in range(10):
+        rows = [d.row for d in mixture.step(index, size) if d.source == "a"]
+        at = 0
+        while at < len(rows):
+            length = len(lengths[int(rows[at].split(":")[1])])
+            assert len(set(rows[at : at + length])) == 1 and len(rows[at : at + length]) == length
+            at += length
+
+
+@given(UNITS)
+@settings(max_examples=20, deadline=None)
+def test_an_epoch_of_groups_holds_every_row_once(lengths: list[tuple[int, ...]]) -> None:
+    mixture = Mixture(sources=(pairs("a", 1.0, lengths),), seed=0)
+    found = Counter(d.row for d in mixture.step(2, sum(map(sum, lengths))))
+    assert found == Counter({f"a:{at}": len(group) for at, group in enumerate(lengths)})
+
+
+def test_a_group_counts_with_all_its_tokens() -> None:
+    # Pairs of 3 + 1 tokens: a step of 8 holds two of them, whichever.
+    mixture = Mixture(sources=(pairs("a", 1.0, [(3, 1)] * 5),), seed=0)
+    assert all(len(mixture.step(i, 8)) == 4 and count_supervised(mixture.step(i, 8)) == 8 for i in range(10))
+
+
+def test_a_divided_group_is_refused_by_row() -> None:
+    datums = [*pairs("a", 1.0, [(1, 1), (1,)]).datums, *pairs("a", 1.0, [(1, 1)]).datums]
+    with pytest.raises(DataError, match="a:0 is of a group whose other rows stand elsewhere"):
+        Mixture(sources=(MixSource(name="a", role="domain", category="", datums=datums, share=1.0),), seed=0)
+
+
+class OnDisk(Sequence[Datum]):
+    """Rows that are built when they are asked for, with their sizes known before, as a store on disk has them."""
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self.lengths = lengths + 1
+        self.supervised = lengths.astype(np.int32)
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.supervised)
+
+    def __getitem__(self, index: int) -> Datum:  # type: ignore[override]
+        self.read.append(index)
+        return datum("a", index, int(self.supervised[index]))
+
+
+def test_a_source_on_disk_is_planned_without_reading_it() -> None:
+    lengths = np.random.default_rng(0).integers(5, 80, 200_000)
+    rows = OnDisk(lengths)
+    mixture = Mixture(sources=(MixSource(name="a", role="domain", category="", datums=rows, share=1.0),), seed=0)
+    assert mixture.notices(100, 2048)
+    assert len(rows.read) == 1  # the longest row, for its name
+    step = mixture.step(700, 2048)
+    assert len(rows.read) == 1 + len(step)
+    memory = [datum("a", n, int(length)) for n, length in enumerate(lengths[:3000])]
+    both = [
+        Mixture(sources=(MixSource(name="a", role="domain", category="", datums=d, share=1.0),), seed=0).step(3, 500)
+        for d in (memory, OnDisk(lengths[:3000]))
+    ]
+    assert both[0] == both[1]
+
+
+@given(mixtures(), st.integers(0, 40), st.integers(200, 500))
+@settings(max_examples=20, deadline=None)
+def test_a_process_that_knows_the_index_alone_continues_the_sequence(mixture: Mixture, start: int, size: int) -> None:
+    whole = [mixture.step(i, size) for i in range(start + 5)]
+    again = Mixture(sources=mixture.sources, seed=mixture.seed)
+    assert [again.step(i, size) for i in range(start, start + 5)] == whole[start:]
+
+
+def test_sources_seen_too_often_or_in_part_are_named_with_figures() -> None:
+    # 100 steps of 20 tokens, half each: 1000 tokens of a's 100 are 10 epochs, of b's 4000 a quarter.
+    mixture = Mixture(sources=(source("a", 0.5, [5] * 20), source("b", 0.5, [5] * 800)), seed=0)
+    often, partly = mixture.notices(100, 20)
+    assert "more than 4 times: a 10.0 times" in often and " b " not in often
+    assert "only a part is seen: b 25%;" in partly
+    # 40 steps: a 4.0 times, which is not more than 4.
+    assert len(mixture.notices(40, 20)) == 1
+    assert Mixture(sources=(source("a", 1.0, [5] * 20), source("b", 0.0, [5])), seed=0).notices(10, 20) == ()
+
+
+def test_rows_longer_than_half_a_step_are_named() -> None:
+    # Over 50 steps of 40 tokens a row of 21 is 21 / 2000, more than 1 %.
+    mixture = Mixture(sources=(source("a", 0.5, [10, 21]), source("b", 0.5, [10, 20])), seed=0)
+    (notice,) = mixture.notices(3, 40)
+    assert "a:2 of a has 21" in notice and "b:" not in notice
+
+
+STOCKS = (
+    Stock(name="own-code", category="code", supervised=300), Stock(name="code-2", category="code", supervised=100),
+    Stock(name="wiki", category="knowledge", supervised=50), Stock(name="mine.jsonl", category="domain", supervised=10),
+)  # fmt: skip
+
+
+def test_from_names_categories_and_sources() -> None:
+    # Half of 0.4 goes to code, 300 : 100; the other half to the file.
+    assert by_source(0.4, {"code": 50, "mine.jsonl": 50}, STOCKS) == pytest.approx(
+        {"own-code": 0.15, "code-2": 0.05, "mine.jsonl": 0.2}
+    )
+    # A source that is named itself has no part in its category.
+    assert by_source(0.4, {"code": 1, "own-code": 3}, STOCKS) == pytest.approx({"code-2": 0.1, "own-code": 0.3})
+    assert members(["code", "own-code"], STOCKS) == {"code": ("code-2",), "own-code": ("own-code",)}
+
+
+def test_a_name_that_is_no_category_and_no_source_is_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"from\.min\.jsonl: no such category; expected one of code, own-code.*'mine.jsonl'"
+    ):
+        by_source(0.4, {"min.jsonl": 1}, STOCKS)
+
+
+def test_sources_without_rows_take_no_part() -> None:
+    stocks = (*STOCKS, Stock(name="empty", category="code", supervised=0), Stock(name="e", category="x", supervised=0))
+    shares = by_source(0.4, {"code": 1, "x": 1}, stocks)
+    assert shares == pytest.approx({"own-code": 0.3, "code-2": 0.1})
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["code", "knowledge", "own-code", "wiki", "domain"]), st.floats(0.1, 9), min_size=1
+    ),
+    st.floats(0.01, 1),
+)
+def test_shares_of_sources_sum_to_the_share(weights: dict[str, float], share: float) -> None:
+    assert sum(by_source(share, weights, STOCKS).values()) == pytest.approx(share)
+
+
+def test_what_a_recipe_leaves_out_is_said() -> None:
+    available = {"code": 1200, "safety": 300, "knowledge": 50, "reasoning": 0}
+    unasked, absent = left_out({"code": 50, "reasoning": 20, "safety": 0}, available)
+    assert "nothing is mixed of safety (300 tokens), knowledge (50 tokens)" in unasked
+    assert "no rows of reasoning (20)" in absent
+    assert left_out({"code": 1}, {"code": 5}) == ()

@@ -184,7 +184,8 @@ def test_the_switch_for_thinking_is_off_unless_wanted(load: Load) -> None:
     off, on = load("qwen3"), load("qwen3", thinking=True)
     assert off.tokenizer.decode(list(off.prompt(chat("hi")))).endswith("assistant\n<think>\n\n</think>\n\n")
     assert on.tokenizer.decode(list(on.prompt(chat("hi")))).endswith("assistant\n")
-    assert learnt(on, on.dialogue(chat("hi", "yes"))) == ["<think>\n\n</think>\n\nyes<|im_end|>"]
+    # A row's own answer decides for the row: without a thought the switch is off, whatever prompts are given.
+    assert learnt(on, on.dialogue(chat("hi", "yes"))) == ["yes<|im_end|>"]
     assert off.notice.endswith("it is off")
     assert on.notice.endswith("it is on")
 

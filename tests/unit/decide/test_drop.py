@@ -119,7 +119,7 @@ def test_a_base_near_chance_is_shown_and_left_out_with_the_reason():
     probe = drop.probes["piqa"]
     assert drop.left_out == ("piqa",)
     assert (probe.counted, probe.drop, probe.base, probe.now) == (False, None, pytest.approx(0.55), 0.5)
-    assert probe.why == "base 55 % is not 5 % above chance (50 %): too little to lose"
+    assert probe.why == "base 55 % is within 5 points of chance (50 %): too little to lose"
     assert list(drop.axes) == ["language"]
 
 
@@ -165,6 +165,28 @@ def test_the_same_seed_gives_the_same_bounds_and_a_neighbour_changes_none():
     beside = general_drop([piqa(0.9, 0.6), *before], [piqa(0.8, 0.6), *now])
     assert alone == general_drop(before, now)
     assert alone.axes["language"] == beside.axes["language"]
+
+
+def test_items_of_one_passage_are_drawn_together_and_say_less():
+    """Four questions about each of five passages that fall together are five observations, not twenty.
+
+    Falls of 0 and 0.2 in turn per passage: by passage sd = 0.2 sqrt(6 / 25) = 0.098, SE = 0.098 / sqrt(5 - 1) = 0.049;
+    as if all were independent, 0.098 / sqrt(19) = 0.0225.
+    """
+    falls = [0.2 * (i // 4 % 2) for i in range(20)]
+    before, now = measured("reading", (1.0,) * 20), measured("reading", tuple(1.0 - f for f in falls))
+    passages = {"reading": {str(i): f"passage {i // 4}" for i in range(20)}}
+    alone, together = general_drop([before], [now]), general_drop([before], [now], passages=passages)
+    assert together.drop == alone.drop == pytest.approx(0.08)
+    assert alone.resolution == pytest.approx(1.645 * 0.0225, rel=0.05)
+    assert together.resolution == pytest.approx(1.645 * 0.049, rel=0.05)
+
+
+def test_items_of_a_single_passage_have_no_spread_and_are_left_out():
+    before = [measured("reading", (1.0, 1.0)), wiki(20, 20)]
+    drop = general_drop(before, before, passages={"reading": {"0": "a", "1": "a"}})
+    assert drop.left_out == ("reading",)
+    assert drop.probes["reading"].why.startswith("all items are of one passage")
 
 
 @pytest.mark.parametrize(

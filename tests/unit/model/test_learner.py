@@ -17,7 +17,8 @@ from torch import Tensor
 from temper.data.datum import Datum
 from temper.losses import Term
 from temper.model import attention
-from temper.model.torch_learner import MICRO_TOKENS, TorchLearner
+from temper.model.protocol import PASS_TOKENS
+from temper.model.torch_learner import TorchLearner
 from tests.unit.model import plain
 from tests.unit.model.plain import CE, SHAPES, learner_of, plain_logprobs, plain_loss, plain_model, row
 
@@ -74,7 +75,7 @@ def test_a_batch_of_several_passes_has_one_denominator(
     models: Mapping[str, Path], rank: int | None, tmp_path: Path
 ) -> None:
     datums = plain.many()
-    assert sum(len(d.tokens) for d in datums) > 2 * MICRO_TOKENS
+    assert sum(len(d.tokens) for d in datums) > 2 * PASS_TOKENS
     learner, reference = learner_of(models["llama"], rank), plain_model(models["llama"])
     if rank is not None:
         learner.save(tmp_path / "adapter")
@@ -169,7 +170,7 @@ def test_rows_without_a_target_add_nothing(models: Mapping[str, Path]) -> None:
     learner.forward_backward(datums, CE)
     alone = plain.gradients_of(learner.model)
     learner.model.zero_grad()
-    idle = [row((3, 4, 5, 6), (0.0, 0.0, 0.0)), row([4] * MICRO_TOKENS, [0.0] * (MICRO_TOKENS - 1)), row((3,))]
+    idle = [row((3, 4, 5, 6), (0.0, 0.0, 0.0)), row([4] * PASS_TOKENS, [0.0] * (PASS_TOKENS - 1)), row((3,))]
     metrics = learner.forward_backward([*idle, *datums], CE)
     assert metrics.supervised == 5
     assert_same_gradients(plain.gradients_of(learner.model), alone)

@@ -11,10 +11,17 @@ import pytest
 import torch
 
 from temper.data.datum import Datum
+from temper.events import Step
+from temper.model.protocol import Learner
 from temper.techniques.base import Plan, schedule
-from temper.train import train
+from temper.train import train as run_plan
 from tests.unit.model import plain
 from tests.unit.model.plain import CE, learner_of, row
+
+
+def train(learner: Learner, planned: Plan) -> Iterator[Step]:
+    """The steps alone."""
+    return (taken.step for taken in run_plan(learner, planned))
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from temper.data.rows import Message, Row
+from temper.data.render import Renderer
+from temper.data.rows import Message, Row, ToolCall
 from temper.errors import DataError
-from temper.probes.base import ProbeSpec, half
+from temper.probes.base import ProbeSpec, half, messages_of, prompt_tokens
 from temper.probes.domain import domain_probe, exact, field_f1, json_object, matches
+from tests.tiny import tiny_tokenizer
 from tests.unit.probes.bigram import Table, Words
 
 SPEC = ProbeSpec(name="exam", axis="domain", kind="json", source="exam", role="domain", max_new_tokens=20)
@@ -92,6 +95,35 @@ def test_too_few_rows_for_two_halves_are_refused():
     alone = next(n for n in range(1, 99) if half(f"r{n}") == "selection")
     with pytest.raises(DataError, match="leave the test half empty"):
         domain_probe("exam.jsonl", [row(alone, "x")], Words())
+
+
+def test_tools_and_calls_of_a_row_reach_the_prompt(tmp_path: Path):
+    call = ToolCall(name="light", arguments='{"room": "hall"}', id="1")
+    turns = (
+        Message(role="user", content="light on"),
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="done", tool_call_id="1", name="light"),
+        Message(role="assistant", content="It is on."),
+    )
+    tools = '[{"type": "function", "function": {"name": "light"}}]'
+    asked = [Row(id=f"r{n}", messages=turns, origin="e:1", reference="It is on.", tools=tools) for n in range(40)]
+    template = (
+        "{{ tools | tojson if tools else '' }}{% for m in messages %}{{ '<|' + m['role'] + '|>' }}"
+        "{% for c in m['tool_calls'] or [] %}{{ 'call ' + c['function']['name'] }}"
+        "{{ c['function']['arguments'] | tojson }}{% endfor %}"
+        "{{ m['content'] + eos_token }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
+    renderer = Renderer.load(tiny_tokenizer(tmp_path, template))
+    item = domain_probe("e", asked, renderer).items[0]
+    assert messages_of(item) == turns[:-1]
+    text = renderer.decode(prompt_tokens(renderer, item))
+    assert '"name": "light"' in text.split("<|user|>")[0]
+    assert 'call light{"room": "hall"}' in text
+
+
+def test_columns_that_a_kind_of_marking_reads_are_kept():
+    (item, *_) = domain_probe("e", rows(*["on"] * 40, pattern="^on$", rubric="Be brief.", note="x"), Words()).items
+    assert (item["pattern"], item["rubric"], "note" in item) == ("^on$", "Be brief.", False)
 
 
 def test_exact_compares_greedy_replies():

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from temper.data import catalog
 from temper.errors import DataError
 from temper.probes.base import ANSWERS_SHOWN, Probe, ProbeSpec, Where, half, take
-from temper.probes.suites import KINDS, PACKAGED, load_items, load_suite, prepare, run_suite
+from temper.probes.kinds import KINDS, absent
+from temper.probes.own import AXES
+from temper.probes.suites import PACKAGED, load_items, load_suite, prepare, run_suite
 from tests.unit.probes.bigram import Table, Words
 
 BASE = Where(checkpoint="base")
@@ -100,6 +103,43 @@ def test_core_covers_its_axes_and_quick_is_contained_in_it():
     for small, large in zip(quick, (s for s in core if s.quick != 0), strict=True):
         assert (small.name, small.source, small.kind) == (large.name, large.source, large.kind)
         assert small.items == large.quick == small.size("quick") < large.items
+
+
+def test_every_built_in_suite_asks_the_catalogue_for_probes_alone_and_full_has_every_axis():
+    known = catalog.sources()
+    for name in ("quick", "core", "full"):
+        specs = load_suite(name)
+        assert len({s.name for s in specs}) == len(specs)
+        for spec in specs:
+            assert spec.source in PACKAGED or known[spec.source].role == "probe", spec.source
+            if spec.source in known:
+                licence, archive = known[spec.source].licence, known[spec.source].archive
+                assert licence and archive and len(archive.sha256) == 64, f"{spec.source} is not pinned"
+    assert {s.axis for s in load_suite("full")} == set(AXES)
+    kinds = {s.kind for s in load_suite("full")}
+    assert {"code", "numeric", "instructions", "spoken-choice", "formats", "refusal", "over-refusal"} <= kinds
+
+
+def test_what_is_written_is_not_asked_during_training_and_full_contains_core():
+    core, full = ({s.name: s for s in load_suite(name)} for name in ("core", "full"))
+    assert core.keys() <= full.keys()
+    for name, spec in full.items():
+        writes = KINDS[spec.kind].method == "generate" and spec.max_new_tokens > 0
+        assert (spec.quick == 0) == writes, name
+        assert spec.quick >= 0 and spec.items > 0
+        if name in core:
+            assert (spec.source, spec.kind, spec.axis) == (core[name].source, core[name].kind, core[name].axis)
+            assert spec.items >= core[name].items
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_every_probe_of_full_has_the_items_it_says_and_they_fit_its_kind():
+    for spec in load_suite("full"):
+        items = load_items(spec)
+        assert not [absent(KINDS[spec.kind].needs, i) for i in items if absent(KINDS[spec.kind].needs, i)], spec.name
+        for split in ("selection", "test"):
+            assert len(take(items, split, spec.items)) == spec.items, (spec.name, split)
 
 
 def test_packaged_items_are_distinct_complete_and_fill_both_halves_of_core():

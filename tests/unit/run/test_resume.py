@@ -46,8 +46,8 @@ class Ticking(FakeBackend):
 
     tick: Callable[[], None]
 
-    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None) -> Policy:
-        policy = FakeBackend.open(self, checkpoint, spec)
+    def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
+        policy = FakeBackend.open(self, checkpoint, spec, compile=compile)
         assert isinstance(policy.learner, FakeLearner)
         save = policy.learner.save
 

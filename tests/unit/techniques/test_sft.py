@@ -30,7 +30,8 @@ def rows(name: str, role: Role, category: str, lengths: range) -> Rows:
         for i, n in enumerate(lengths, start=1)
     )
     return Rows(
-        name=name, role=role, category=category, origin="here", licence="ours", datums=datums, fingerprint=name
+        name=name, role=role, category=category, origin="here", licence="ours", datums=datums, fingerprint=name,
+        is_own=name.startswith("own-"),
     )  # fmt: skip
 
 
@@ -43,7 +44,6 @@ def inventory() -> Inventory:
             rows("reasoning", "general", "reasoning", range(8, 20)),
             rows("own-safety", "general", "safety", range(3, 9)),
         ),
-        tables=(), findings=(),
     )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_the_shares_that_the_steps_report_are_those_asked_for(world: World, keep
     settled = stage(keep=keep)
     base = world.backend.locate(str(world.folder / "base")).checkpoint
     learner = FakeLearner(base, TrainSpec(rank=None))
-    steps = list(train(learner, sft.plan(settled, inventory(), seed=0)))
+    steps = [taken.step for taken in train(learner, sft.plan(settled, inventory(), seed=0))]
     assert len(steps) == 40
     total = sum(step.supervised for step in steps)
     assert total == pytest.approx(40 * BATCH, rel=0.02)
@@ -131,7 +131,7 @@ def test_a_run_mixes_the_catalogue_and_what_the_base_itself_says(world: World, m
     assert sum(part.values()) == pytest.approx(1.0)
     assert part["safe.jsonl"] == pytest.approx(0.6)
     base = world.backend.open(prepared.base.checkpoint, train_spec(settled, seed=0)).learner
-    steps = list(train(base, prepared.plan(0)))
+    steps = [taken.step for taken in train(base, prepared.plan(0))]
     total = sum(step.supervised for step in steps)
     for source, share in part.items():
         longest = max(d.supervised for r in (*found.domain, *found.general) if r.name == source for d in r.datums)

@@ -1,0 +1,207 @@
+"""The data path beside `datasets.map`: a JSONL file of chat rows to tokens, from nothing to ready for the first step.
+
+`python -m benchmarks.data --gigabytes 1` measures a large file (seconds, peak memory, second start) and the ratio to
+`datasets.map` on a part of it. The peer gets the same tokenizer and chat template, batches, the better of one process
+(whose tokenizer then uses all cores) and one process per core, and makes no loss mask, which temper does. Both sides
+count from the file to tokens on disk; imports and the loading of the tokenizer are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import report
+from benchmarks.run import DATA, RESULTS, ROOT, Figure, child, figure, show, write
+
+PART_MB = 50
+"""Size of the file that both sides read."""
+TOKEN_MARGIN = 0.02
+"""The tokens of both sides agree this closely: temper leaves out what the template writes after the last turn."""
+EVERY_S = 0.05
+"""Between two looks at the memory."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """What was seen of a block of code."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of this process and of those below it that ended, which a busy machine disturbs less."""
+    peak_mib: float = 0.0
+    """Resident memory of this process and all below it, summed, at its largest; shared pages count twice."""
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> None:
+        """Looks at the memory until it is over."""
+        import psutil
+
+        me = psutil.Process()
+        while not self._over.wait(EVERY_S):
+            try:
+                resident = sum(p.memory_info().rss for p in [me, *me.children(recursive=True)])
+            except psutil.NoSuchProcess:
+                continue
+            self.peak_mib = max(self.peak_mib, resident / 2**20)
+
+
+@contextmanager
+def watched() -> Iterator[Watched]:
+    """Measures time and memory of a block of code."""
+    seen = Watched()
+    thread = threading.Thread(target=seen.watch)
+    thread.start()
+    started, before = time.perf_counter(), os.times()
+    try:
+        yield seen
+    finally:
+        seen.seconds = time.perf_counter() - started
+        seen.cpu_seconds = sum(os.times()[:4]) - sum(before[:4])
+        seen._over.set()
+        thread.join()
+
+
+def ours(file: Path, folder: Path, processes: int) -> dict[str, Any]:
+    """Tokenises a file with temper, twice: the second time reads the cache."""
+    from temper import __version__
+    from temper.data.render import Renderer
+    from temper.data.rows import open_table
+    from temper.data.tokenise import Job, tokenise
+
+    renderer = Renderer.load(folder)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TEMPER_CACHE"] = cache
+        with watched() as first:
+            stored = tokenise(Job(source=open_table(file), name="rows", folder=folder), renderer, workers=processes)
+        with watched() as second:
+            again = tokenise(Job(source=open_table(file), name="rows", folder=folder), renderer, workers=processes)
+            assert again.cached and len(again.store) == len(stored.store)
+        return _result(first, file, stored.store.tokens_total, f"temper {__version__}") | {
+            "second_start_seconds": second.seconds, "rows": len(stored.store), "faults": stored.store.meta.faults,
+        }  # fmt: skip
+
+
+def peer(file: Path, folder: Path, processes: int) -> dict[str, Any]:
+    """Tokenises a file with `datasets.map`."""
+    # Read when tokenizers is imported: a tokenizer uses all cores only where it is alone.
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if processes == 1 else "false"
+    import datasets  # pyright: ignore[reportMissingImports] - lives in the extra `bench`
+    from transformers import PreTrainedTokenizerFast
+
+    datasets.disable_progress_bars()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    with tempfile.TemporaryDirectory() as cache, watched() as seen:
+        rows: Any = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=cache)
+        made = rows.map(
+            _encoder(tokenizer), batched=True, num_proc=None if processes == 1 else processes,
+            remove_columns=rows.column_names,
+        )  # fmt: skip
+    tokens = sum(map(len, made["input_ids"]))
+    tool = f"datasets {datasets.__version__} map ({processes} process{'es' * (processes > 1)})"
+    return _result(seen, file, tokens, tool) | {"rows": len(made)}
+
+
+def _encoder(tokenizer: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def encode(batch: dict[str, Any]) -> dict[str, Any]:
+        return {"input_ids": tokenizer.apply_chat_template(batch["messages"], tokenize=True, return_dict=False)}
+
+    return encode
+
+
+def _result(seen: Watched, file: Path, tokens: int, tool: str) -> dict[str, Any]:
+    return {
+        "megabytes_per_second": file.stat().st_size / 1e6 / seen.seconds, "seconds": seen.seconds,
+        "cpu_seconds": seen.cpu_seconds,
+        "peak_mib": seen.peak_mib, "tokens": tokens, "tool": tool,
+    }  # fmt: skip
+
+
+def measure(folder: Path, options: argparse.Namespace) -> list[Figure]:
+    """Speed and memory of both sides on the same file, taking turns."""
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "rows.jsonl"
+        make(file, PART_MB)
+
+        def run(side: str, processes: int) -> dict[str, Any]:
+            python = options.peer_python if side == "peer" else sys.executable
+            result = child(python, "benchmarks.data", [side, str(file), str(folder), "--processes", str(processes)])
+            speed, peak = result["megabytes_per_second"], result["peak_mib"]
+            print(f"  {result['tool']}: {speed:.2f} MB/s, {peak:.0f} MiB", file=sys.stderr)
+            return result
+
+        print(f"{DATA}: trying the peer's numbers of processes", file=sys.stderr)
+        tried = {n: run("peer", n)["megabytes_per_second"] for n in dict.fromkeys((1, cores))}
+        best = max(tried, key=lambda n: tried[n])
+        found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
+        for number in range(options.rounds):
+            for side in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
+                found[side].append(run(side, best if side == "peer" else cores))
+    a, b = found["ours"][-1], found["peer"][-1]
+    if a["rows"] != b["rows"] or abs(a["tokens"] - b["tokens"]) > TOKEN_MARGIN * b["tokens"]:
+        raise SystemExit(f"benchmarks: {DATA}: not the same work: {a} and {b}; nothing to compare")
+    keys = ("megabytes_per_second", "peak_mib")
+    speeds, peaks = ([[r[key] for r in found[side]] for side in ("ours", "peer")] for key in keys)
+    return [
+        figure(f"{DATA} speed", "MB/s", *speeds, better="more", peer_name=b["tool"]),
+        figure(f"{DATA} peak memory", "MiB", *peaks, better="less", peer_name=b["tool"]),
+    ]
+
+
+def make(file: Path, megabytes: float) -> None:
+    """The rows of `scripts/make_large_jsonl.py`."""
+    import subprocess
+
+    script = ROOT / "scripts" / "make_large_jsonl.py"
+    subprocess.run([sys.executable, str(script), str(file), "--megabytes", str(megabytes)], check=True)
+
+
+def large(folder: Path, gigabytes: float) -> None:
+    """One large file through temper alone, told on the terminal."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "large.jsonl"
+        make(file, 1000 * gigabytes)
+        cores = os.cpu_count() or 1
+        result = child(sys.executable, "benchmarks.data", ["ours", str(file), str(folder), "--processes", str(cores)])
+    for key, value in result.items():
+        print(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: {value}")
+
+
+def main() -> None:
+    """Measures one side (`ours` or `peer`, for the other ways to call this), or all."""
+    parser = argparse.ArgumentParser(description="The data path beside datasets.map.")
+    parser.add_argument("side", nargs="?", choices=("ours", "peer"), help="measure one side on FILE in this process")
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path, help="model folder")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--gigabytes", type=float, default=0.0, help="measure a file of this size first")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="built-in name, hub id or folder")
+    parser.add_argument("--peer-python", default=sys.executable, help="python of an environment with datasets in it")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.side:
+        report({"ours": ours, "peer": peer}[options.side](options.file, options.folder, options.processes))
+        return
+    from temper.model.load import locate
+
+    folder = locate(options.model).folder
+    if options.gigabytes:
+        large(folder, options.gigabytes)
+    figures = measure(folder, options)
+    show(figures)
+    print(write(figures, options.out))
+
+
+if __name__ == "__main__":
+    main()

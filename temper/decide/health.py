@@ -1,0 +1,324 @@
+"""Rules that watch reinforcement while it runs: a function of the history, to warnings and reasons to stop.
+
+The training reward is not evidence of progress: it is what is being optimised, and a sampler that looks for tasks
+near 50 % holds it there on purpose. So the rule against reward hacking compares two views of the same held-out replies,
+the reward's and an independent metric's, where the run measures both (`Measurement.parts["reward"]`), and falls back on
+the training reward where it does not.
+
+Steps are noisy: figures are means over the last `WINDOW` updates, trends are against the first as many. A rule has to
+be wrong for long enough to be believed, and says nothing before that. Imports events and stats.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from temper.events import Health, Level, Measurement, RolloutStep
+from temper.stats.drop import percent
+
+WINDOW = 5
+"""Updates averaged for a figure. Ours: a fifth of the 25-50 that AWS lets pass before judging a change."""
+ERROR_RATE = 0.05
+"""Of claims about the held-out metric, all pairs of looks together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Every threshold of the rules, with where it comes from; `ours` is untested."""
+
+    dead: float = 0.7
+    """Largest share of groups without spread (methods 7). Over three windows: stop."""
+    solved: float = 0.95
+    """Mean reward from which dead groups mean that there is nothing left to learn (gate: TOO EASY)."""
+    entropy: float = 0.3
+    """Least part of the entropy at the start (methods 7)."""
+    length: float = 2.0
+    """Factor on the usual length that is a spike. AWS: vertical spike = loop or verbosity hack. Ours: the factor."""
+    capped: float = 0.1
+    """Largest share of rollouts at the token limit, when it rises (methods 7; AWS: healthy below 5 %)."""
+    capped_stop: float = 0.3
+    """The same at which the limit decides the reward. Ours."""
+    rise: float = 0.05
+    """Least change of a share that is a trend. Ours."""
+    clipped: float = 0.2
+    """Largest share of clipped tokens (methods 7)."""
+    drift: float = 0.1
+    """Largest mean |log-ratio| of learner to sampler per token, in nats: one token in ten off by e. Ours."""
+    drift_stop: float = 0.5
+    """The same at which the rollouts are those of another model. Ours."""
+    errors: float = 0.01
+    """Largest share of failed rewards. AWS: below 1 %."""
+    errors_stop: float = 0.1
+    """The same at which the run learns from what happens to be graded. Ours; AWS stops at many reward errors."""
+    collapse: float = 0.3
+    """Least part of the best mean reward. AWS: collapse to about 0 after step 40-80."""
+    follows: float = 0.25
+    """Least part of the reward's gain that the held-out metric has to show. Ours."""
+    gain: float = 0.1
+    """Gain of the reward from which the held-out metric has to follow. Ours."""
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finding:
+    level: Level
+    value: float
+    limit: float
+    reason: str
+
+
+def review(
+    steps: Sequence[RolloutStep], heldout: Sequence[Measurement] = (), *, limits: Limits = LIMITS
+) -> tuple[Health, ...]:
+    """What the rules say after the newest update of a stage; empty while it looks healthy.
+
+    `heldout` are measurements of the domain probes on held-out items, start included, in the order of training.
+    """
+    assert steps, "there is nothing to review before the first update"
+    rules: dict[str, Callable[[], _Finding | None]] = {
+        "not-finite": lambda: _not_finite(steps),
+        "reward-errors": lambda: _errors(steps, limits),
+        "hacking": lambda: _hacking(steps, heldout, limits),
+        "reward-collapse": lambda: _collapse(steps, limits),
+        "dead-groups": lambda: _dead(steps, limits),
+        "entropy": lambda: _entropy(steps, limits),
+        "length": lambda: _length(steps, limits),
+        "truncation": lambda: _truncation(steps, limits),
+        "clipping": lambda: _clipping(steps, limits),
+        "ratio-drift": lambda: _drift(steps, limits),
+    }
+    last = steps[-1]
+    found = [(name, finding) for name, rule in rules.items() if (finding := rule()) is not None]
+    return tuple(
+        Health(
+            stage=last.stage, step=last.step, rule=name, level=f.level, value=f.value, limit=f.limit, reason=f.reason
+        )
+        for name, f in found
+    )
+
+
+def _not_finite(steps: Sequence[RolloutStep]) -> _Finding | None:
+    last = steps[-1]
+    figures = {
+        name: getattr(last, name) for name in ("reward", "length", "entropy", "kl", "clipped", "ratio_drift")
+    } | dict(last.parts)
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            reason = (
+                f"{name} is {value}: the run has come apart; go back to the last checkpoint, lower the learning rate"
+            )
+            return _Finding(level="stop", value=value, limit=0.0, reason=reason)
+    return None
+
+
+def _errors(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
+    now = _last(steps, lambda s: s.errors)
+    if now <= limits.errors:
+        return None
+    level: Level = "stop" if now > limits.errors_stop and len(steps) >= WINDOW else "warn"
+    reason = (
+        f"the reward failed on {percent(now)} of the rollouts (healthy: at most {percent(limits.errors)});"
+        " read the notes in rollouts.jsonl and correct the reward"
+    )
+    return _Finding(level=level, value=now, limit=limits.errors, reason=reason)
+
+
+def _hacking(steps: Sequence[RolloutStep], heldout: Sequence[Measurement], limits: Limits) -> _Finding | None:
+    """The reward rises and an independent metric does not follow, or falls."""
+    looks = _by_look(heldout)
+    if len(looks) < 3:
+        return None
+    pairs = len(looks) * (len(looks) - 1) // 2
+    z = NormalDist().inv_cdf(1.0 - ERROR_RATE / pairs)  # the best look was picked among all, again at every look
+    change = _change(looks[0], looks[-1], z)
+    from_best = min((_change(look, looks[-1], z) for look in looks[:-1]), key=lambda c: c.high)
+    gain, where = _reward_gain(steps, looks)
+    if gain < limits.rise:
+        return None
+    told = f"the reward gained {percent(gain)} {where} while the held-out metric"
+    cure = "read the best-paid rollouts of the newest step, tighten the reward, choose an earlier checkpoint"
+    if from_best.high < 0.0:
+        reason = (
+            f"{told} fell by {percent(-from_best.value)} from its best (surely by {percent(-from_best.high)}); {cure}"
+        )
+        return _Finding(level="stop", value=from_best.value, limit=0.0, reason=reason)
+    if gain >= limits.gain and change.high < limits.follows * gain:
+        reason = f"{told} gained {percent(change.value)} (at most {percent(change.high)}); {cure}"
+        return _Finding(level="warn", value=change.value, limit=limits.follows * gain, reason=reason)
+    return None
+
+
+def _collapse(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
+    """The reward was high and is nearly gone; both sides averaged, so that a hard batch is no collapse."""
+    if len(steps) < 2 * WINDOW:
+        return None
+    rewards = [s.reward for s in steps]
+    best = max(statistics.fmean(rewards[i : i + WINDOW]) for i in range(len(rewards) - 2 * WINDOW + 1))
+    now = statistics.fmean(rewards[-WINDOW:])
+    if best < limits.gain or now >= limits.collapse * best:
+        return None
+    reason = (
+        f"the mean reward was {best:.2f} and is {now:.2f}; go back to the checkpoint before the fall, with fresher"
+        " rollouts (fewer updates per rollout) or a lower learning rate"
+    )
+    return _Finding(level="stop", value=now, limit=limits.collapse * best, reason=reason)
+
+
+def _dead(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
+    if len(steps) < WINDOW:
+        return None
+    now = _last(steps, lambda s: s.dead)
+    if now <= limits.dead:
+        return None
+    long = len(steps) >= 3 * WINDOW and all(
+        statistics.fmean(s.dead for s in steps[i:][:WINDOW]) > limits.dead for i in (-3 * WINDOW, -2 * WINDOW)
+    )
+    level: Level = "stop" if long else "warn"
+    cure = "take easier tasks, a reward that pays in parts, or more rollouts per prompt"
+    if _last(steps, lambda s: s.reward) >= limits.solved:
+        level, cure = "stop", "the tasks are solved, nothing is left to learn from them"
+    reason = (
+        f"in {percent(now)} of the groups all rewards are the same (healthy: at most {percent(limits.dead)}); {cure}"
+    )
+    return _Finding(level=level, value=now, limit=limits.dead, reason=reason)
+
+
+def _entropy(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
+    """Replies that no longer differ; a model that has become sure because it is right is none of it."""
+    if len(steps) < 2 * WINDOW:
+        return None
+    start, now = _first(steps, lambda s: s.entropy), _last(steps, lambda s: s.entropy)
+    if now >= limits.entropy * start or _last(steps, lambda s: s.reward) >= limits.solved:
+        return None
+    stuck = _last(steps, lambda s: s.dead) > limits.dead
+    reason = (
+        f"the entropy fell from {start:.2f} to {now:.2f} nats per token"
+        f" (healthy: above {percent(limits.entropy)} of the start)"
+        + (", and hardly any group holds different rewards" if stuck else "")
+        + "; choose an earlier checkpoint, lower the learning rate, or clip higher upwards (dapo)"
+    )
+    return _Finding(level="stop" if stuck else "warn", value=now, limit=limits.entropy * start, reason=reason)
+
+
+def _length(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
+    """Replies suddenly much longer than they were; a slow growth moves the usual length along."""
+    if len(steps) < 3 * WINDOW:
+        return None
+    before = [s.length for s in steps[-4 * WINDOW : -WINDOW]]
+    usual = statistics.median(before)
+    spread = 1.4826 * statistics.median(abs(v - usual) for v in before)
+    now = statistics.median(s.length for s in steps[-WINDOW:])
+    limit = max(limits.length * usual, usual + 6.0 * spread)
+    if now <= limit:
+        return None
+    loops = _last(steps, lambda s: s.capped) > limits.capped
+    reason = (
+        f"replies have {now:.0f} tokens, usual were {usual:.0f}"
+        + (", and many reach the token limit: loops" if loops else "")
+        + "; read them: is length paid for? a length penalty or an earlier checkpoint helps"
+    )
+    return _Finding(level="stop" if loops else "warn", value=now, limit=limit, reason=reason)
+
+
+def _truncation(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
+    if len(steps) < 2 * WINDOW:
+        return None
+    start, now = _first(steps, lambda s: s.capped), _last(steps, lambda s: s.capped)
+    if now <= limits.capped or now < start + limits.rise:
+        return None
+    level: Level = "stop" if now > limits.capped_stop else "warn"
+    reason = (
+        f"{percent(now)} of the rollouts reach the token limit, {percent(start)} at first (healthy: at most"
+        f" {percent(limits.capped)}); raise max_new_tokens, or see whether the replies loop"
+    )
+    return _Finding(level=level, value=now, limit=limits.capped, reason=reason)
+
+
+def _clipping(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
+    if len(steps) < WINDOW:
+        return None
+    now = _last(steps, lambda s: s.clipped)
+    if now <= limits.clipped:
+        return None
+    reason = (
+        f"the loss cuts off {percent(now)} of the tokens (healthy: at most {percent(limits.clipped)}):"
+        " the updates are larger than the rollouts can carry; lower the learning rate or update less per rollout"
+    )
+    return _Finding(level="warn", value=now, limit=limits.clipped, reason=reason)
+
+
+def _drift(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
+    """Sampler and learner disagree about the very tokens that were sampled."""
+    if len(steps) < WINDOW:
+        return None
+    now = _last(steps, lambda s: s.ratio_drift)
+    if now <= limits.drift:
+        return None
+    reason = (
+        f"learner and sampler differ by {now:.2f} nats per token (healthy: at most {limits.drift:g}); stale weights in"
+        " the sampler, another precision, or too many updates per rollout"
+    )
+    level: Level = "stop" if now > limits.drift_stop else "warn"
+    return _Finding(level=level, value=now, limit=limits.drift, reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """Mean change of the held-out metric between two looks at the same items."""
+
+    value: float
+    high: float
+    """One-sided upper bound."""
+
+
+_Look = Sequence[Measurement]
+"""The probes as measured after one step."""
+
+
+def _by_look(heldout: Sequence[Measurement]) -> list[_Look]:
+    """Measurements by step, of looks at the same probes and splits as the first. A loss is no score and is left out."""
+    looks = defaultdict[int, list[Measurement]](list)
+    for m in heldout:
+        if m.method != "loss":
+            looks[m.step].append(m)
+    ordered = [looks[step] for step in sorted(looks)]
+    wanted = {(m.probe, m.split) for m in ordered[0]} if ordered else set()
+    return [look for look in ordered if {(m.probe, m.split) for m in look} >= wanted]
+
+
+def _change(before: _Look, now: _Look, z: float) -> _Change:
+    """Paired over items, probes weighing alike."""
+    values, variance = [], 0.0
+    for old in before:
+        new = next(m for m in now if (m.probe, m.split) == (old.probe, old.split))
+        items = dict(zip(new.ids, new.items, strict=True))
+        gains = [items[i] - v for i, v in zip(old.ids, old.items, strict=True) if i in items]
+        values.append(statistics.fmean(gains))
+        variance += statistics.variance(gains) / len(gains) if len(gains) > 1 else 1.0
+    mean = statistics.fmean(values)
+    return _Change(value=mean, high=mean + z * math.sqrt(variance) / len(values))
+
+
+def _reward_gain(steps: Sequence[RolloutStep], looks: Sequence[_Look]) -> tuple[float, str]:
+    """How much the reward has gained, and where it was measured."""
+    first, last = ([m.parts["reward"] for m in look if "reward" in m.parts] for look in (looks[0], looks[-1]))
+    if first and len(first) == len(last):
+        return statistics.fmean(last) - statistics.fmean(first), "on the same held-out items"
+    if len(steps) < 2 * WINDOW:
+        return 0.0, ""
+    return _last(steps, lambda s: s.reward) - _first(steps, lambda s: s.reward), "in training"
+
+
+def _last(steps: Sequence[RolloutStep], figure: Callable[[RolloutStep], float]) -> float:
+    return statistics.fmean(figure(s) for s in steps[-WINDOW:])
+
+
+def _first(steps: Sequence[RolloutStep], figure: Callable[[RolloutStep], float]) -> float:
+    return statistics.fmean(figure(s) for s in steps[:WINDOW])

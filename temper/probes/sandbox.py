@@ -1,0 +1,133 @@
+"""Sandbox: runs a piece of Python that a model wrote in a process of its own, with limits, and says how it ended.
+
+What it holds: an empty temporary folder that is removed afterwards, an empty environment, `python -I`, limits on
+processor time, wall clock, memory, file size, open files and output, no core files, and on Linux, where the kernel lets
+an ordinary user do so, a network namespace without any interface. The whole process group is killed at the end.
+
+What it does not hold: it is no barrier against code that means harm. The program runs under the user's own account and
+can read what the user can read; where no namespace is to be had the network is only closed inside Python; a process
+that leaves its group outlives the kill; limits of processor time and memory count per process; Windows has none of
+them. Run untrusted models in a container or a virtual machine. `isolation()` says what this machine gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+SHOWN = 2000
+"""Characters of output that are kept."""
+BOOT = """
+import sys
+seconds, memory, mark, path = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+try:
+    import resource
+    for name, value in (("CPU", int(seconds) + 1), ("AS", memory), ("FSIZE", 1 << 24), ("NOFILE", 64), ("CORE", 0)):
+        kind = getattr(resource, "RLIMIT_" + name)
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+except (ImportError, ValueError, OSError):
+    pass
+alone = False
+if sys.platform == "linux":
+    import ctypes
+    alone = ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0
+if not alone:
+    import socket
+    def refused(*_, **__):
+        raise OSError("no network in the sandbox")
+    socket.socket = socket.create_connection = socket.getaddrinfo = refused
+if path == "-":
+    print("namespace" if alone else "python")
+    sys.exit()
+with open(path, encoding="utf-8") as file:
+    program = compile(file.read(), "program.py", "exec")
+sys.argv = ["program.py"]
+exec(program, {"__name__": "__main__"})
+sys.stdout.flush()
+sys.stderr.write(mark)
+"""
+"""Sets the limits from inside: they hold for the program that follows in the same process, and forking a child of a
+process with threads needs no code of ours between fork and exec."""
+
+
+class Ended(StrEnum):
+    """How a program ended."""
+
+    PASSED = "passed"
+    """It came to its end without an error."""
+    FAILED = "failed"
+    """It raised, left early, or was stopped by a limit other than time."""
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What became of a program."""
+
+    ended: Ended
+    output: str
+    """The end of what it wrote to stdout and stderr."""
+
+
+def run_python(source: str, *, seconds: float = 10.0, memory_mb: int = 1024) -> Ran:
+    """Runs a program; it has passed when it reached its last line without an exception.
+
+    Leaving early with `sys.exit(0)` or `os._exit(0)` is not passing: the mark at the end is missing then.
+    """
+    mark = secrets.token_hex(8)
+    with tempfile.TemporaryDirectory(prefix="temper-sandbox-") as folder:
+        program, output = Path(folder, "program.py"), Path(folder, "output")
+        program.write_text(source, encoding="utf-8", errors="replace")
+        work = Path(folder, "work")
+        work.mkdir()
+        arguments = [str(seconds), str(memory_mb << 20), mark, str(program)]
+        with output.open("wb") as stream:
+            process = _start(arguments, work, stream.fileno())
+            try:
+                process.wait(timeout=seconds)
+                late = False
+            except subprocess.TimeoutExpired:
+                late = True
+            finally:
+                _kill(process)
+        said = output.read_bytes()[-SHOWN:].decode("utf-8", errors="replace")
+    if late:
+        return Ran(ended=Ended.TIMEOUT, output=said)
+    passed = process.returncode == 0 and said.endswith(mark)
+    return Ran(ended=Ended.PASSED if passed else Ended.FAILED, output=said.removesuffix(mark))
+
+
+def isolation() -> str:
+    """`namespace` where programs get no network from the kernel, `python` where only Python closes it to them."""
+    told = subprocess.run(
+        [sys.executable, "-I", "-c", BOOT, "5", str(1 << 30), "", "-"], capture_output=True, text=True, env={},
+        stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    return told.stdout.strip() or "none"
+
+
+def _start(arguments: list[str], work: Path, output: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-B", "-X", "utf8", "-c", BOOT, *arguments], cwd=work, stdin=subprocess.DEVNULL,
+        stdout=output, stderr=output, env={"HOME": str(work), "TMPDIR": str(work)}, start_new_session=True,
+    )  # fmt: skip
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends the program and what it has started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()

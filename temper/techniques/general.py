@@ -1,0 +1,170 @@
+"""General rows: what the catalogue and the base model itself have to say, rendered, one source per name.
+
+By default the catalogue's rows that are not optional and the base's own answers; what a recipe names beside is added.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from temper.calibrate import rules
+from temper.data import catalog, replay, selfplay
+from temper.data.datum import Datum
+from temper.data.render import Renderer
+from temper.data.rows import Message, Row
+from temper.data.selfplay import CATEGORY, Author, Draw, OwnReplay
+from temper.errors import DataError
+from temper.events import Role
+from temper.model.protocol import Base, Completion, Policy, Sampling, Tokens
+from temper.recipe.inputs import Replay
+
+OWN_PROMPTS = 400
+"""Prompts the base answers when the recipe does not say."""
+REFUSAL_SOURCE = "safety"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """One source of rows, rendered."""
+
+    name: str
+    role: Role
+    category: str
+    origin: str
+    licence: str
+    datums: Sequence[Datum]
+    fingerprint: str
+    is_own: bool = False
+    """Whether the base model wrote it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class General:
+    """All general rows that a stage may draw on."""
+
+    rows: tuple[Rows, ...]
+    notices: tuple[str, ...]
+    """Sources that the recipe names and that cannot be had here, and how to get them."""
+
+
+def gather(
+    wanted: Replay, base: Base, renderer: Renderer, *, seed: int, answer: Callable[[], Policy],
+    progress: Progress | None = None,
+) -> General:  # fmt: skip
+    """Reads, or has written, everything that the recipe's replay may draw on.
+
+    Args:
+        wanted: What the recipe says.
+        base: The model that the run starts from.
+        renderer: Of that model.
+        seed: Of the samples.
+        answer: Opens the base model; called only when it must still write.
+        progress: Told (what, done, of) while it writes.
+    """
+    rows, notices = _catalogue(wanted, renderer)
+    play = wanted.own.play(seed) if wanted.own else OwnReplay(count=OWN_PROMPTS, seed=seed)
+    return General(rows=(*rows, *_own(play, base, renderer, answer, progress)), notices=notices)
+
+
+def _catalogue(wanted: Replay, renderer: Renderer) -> tuple[list[Rows], tuple[str, ...]]:
+    """The sources that are always there, and those that the recipe names itself or by a category of their own."""
+    asked = wanted.categories or {}
+    usual = catalog.sources()
+    found: list[Rows] = []
+    notices: list[str] = []
+    for source in catalog.sources(optional=True).values():
+        named = source.name in asked or (source.category in asked and source.category not in replay.CATEGORIES)
+        # The catalogue's instructions are prompts without answers: the base answers them.
+        if source.role != "train" or not (named or (source.name in usual and source.category != "instruction")):
+            continue
+        if not catalog.ready(source.name, local=wanted.local):
+            how = catalog.how_to_get(source.name, local=wanted.local)
+            notices.append(f"replay.from: {source.name} is not here and is not mixed; {how}")
+            continue
+        items = catalog.load(source.name, local=wanted.local)
+        rows = [_row_of(item, f"catalogue {source.name}") for item in items]
+        found.append(_rows(source.name, source.category, source.where, source.licence, rows, renderer))
+    return found, tuple(notices)
+
+
+def _own(
+    play: OwnReplay, base: Base, renderer: Renderer, answer: Callable[[], Policy], progress: Progress | None
+) -> list[Rows]:
+    """What the base model wrote: shipped, cached, or written now."""
+    paths = selfplay.generate(
+        Author(sample=_sampler(answer), renderer=renderer, base=base.sha256, end=renderer.end_tokens), play,
+        asked=prompts(play.seed), progress=_told(progress),
+    )  # fmt: skip
+    found: list[Rows] = []
+    for kind, path in paths.items():
+        if kind == "free":
+            texts = selfplay.read_documents(path)
+            rows = [Row(id=str(n), messages=(), origin=f"own text:{n}", text=d.text) for n, d in enumerate(texts)]
+            found += _own_rows("own-free", CATEGORY["free"], rows, renderer)
+            continue
+        answers = replay.read(path)
+        for category in dict.fromkeys(a.category for a in answers):
+            rows = [_row(str(n), a.messages, "own answers") for n, a in enumerate(answers) if a.category == category]
+            name = f"own-{category}" if kind == "answers" else "own-chat"
+            found += _own_rows(name, category, rows, renderer)
+    return found
+
+
+def _own_rows(name: str, category: str, rows: Sequence[Row], renderer: Renderer) -> list[Rows]:
+    if not rows:
+        return []
+    made = _rows(name, category, "written by the base model", "as the model", rows, renderer)
+    return [dataclasses.replace(made, is_own=True)]
+
+
+def prompts(seed: int) -> list[replay.Prompt]:
+    """What the base is asked for its own answers, in the proportions of the usual mix."""
+    table = rules.read_table().sft
+    weights = rules.normalised({c: w for c, w in dict(table.replay_categories.value).items() if c != REFUSAL_SOURCE})
+    return [p for category, part in weights.items() for p in replay.prompts(category, round(OWN_PROMPTS * part), seed)]
+
+
+def _sampler(answer: Callable[[], Policy]) -> selfplay.Sample:
+    opened: list[Policy] = []
+
+    def sample(prompts: Sequence[Tokens], draw: Draw) -> Sequence[Completion]:
+        if not opened:
+            opened.append(answer())
+        return opened[0].sampler.generate(prompts, Sampling(**dataclasses.asdict(draw)))
+
+    return sample
+
+
+def _told(progress: Progress | None) -> selfplay.Progress | None:
+    if progress is None:
+        return None
+    return lambda kind, done, of: progress(f"the base writes its own replay ({kind})", done, of)
+
+
+def _row_of(item: Mapping[str, object], origin: str) -> Row:
+    if "messages" in item:
+        turns = [Message(**turn) for turn in item["messages"]]  # pyright: ignore[reportGeneralTypeIssues]
+        return _row(str(item["id"]), turns, origin)
+    return Row(id=str(item["id"]), messages=(), origin=f"{origin}:{item['id']}", text=str(item["text"]))
+
+
+def _row(identity: str, messages: Sequence[Message], origin: str) -> Row:
+    turns = tuple(messages)
+    return Row(id=identity, messages=turns, origin=f"{origin}:{identity}", reference=turns[-1].content)
+
+
+def _rows(name: str, category: str, origin: str, licence: str, rows: Sequence[Row], renderer: Renderer) -> Rows:
+    made = renderer.datums(rows, source=name)
+    datums = tuple(datum for datum in made if isinstance(datum, Datum))
+    errors = [datum for datum in made if isinstance(datum, DataError)]
+    if not datums:
+        raise errors[0] if errors else DataError(f"{name}: found no rows; expected some; name another source")
+    digest = hashlib.sha256("".join(str(d.tokens) for d in datums).encode()).hexdigest()
+    return Rows(
+        name=name, role="general", category=category, origin=origin, licence=licence, datums=datums,
+        fingerprint=digest[:16],
+    )  # fmt: skip

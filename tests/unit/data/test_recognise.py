@@ -1,0 +1,151 @@
+"""What a file is follows from its columns; two meanings are refused with the line that chooses."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from temper.data.rows import Fault, Row, open_table, read_table
+from temper.errors import DataError
+
+ASK, DONE = {"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}
+CHAT = {"messages": [ASK, DONE]}
+PAIR = {"prompt": "p", "completion": "c"}
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def refused(path: Path, columns: dict[str, str] | None = None) -> str:
+    with pytest.raises(DataError) as caught:
+        read_table(path, columns=columns)
+    return str(caught.value).removeprefix(f"{path}:")
+
+
+@pytest.mark.parametrize(
+    ("fields", "first", "second"),
+    [
+        (CHAT | PAIR, "messages: messages", "prompt: prompt, completion: completion"),
+        (PAIR | {"text": "t"}, "prompt: prompt, completion: completion", "text: text"),
+        (CHAT | {"text": "t"}, "messages: messages", "text: text"),
+        (
+            {"instruction": "p", "output": "c", "question": "p", "answer": "c"},
+            "instruction: instruction, output: output",
+            "question: question, answer: answer",
+        ),
+        (PAIR | {"reference": "r"}, "prompt: prompt, completion: completion", "prompt: prompt, reference: reference"),
+        (
+            PAIR | {"chosen": "a", "rejected": "b"},
+            "prompt: prompt, completion: completion",
+            "chosen: chosen, rejected: rejected",
+        ),
+        (
+            {"prompt": "p", "messages": [ASK], "reference": "r"},
+            "prompt: prompt, reference: reference",
+            "messages: messages, reference: reference",
+        ),
+    ],
+)
+def test_two_meanings_are_refused_and_each_can_be_chosen(
+    tmp_path: Path, fields: dict[str, Any], first: str, second: str
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", fields)
+    message = refused(path)
+    assert "have 2 meanings; expected one; choose with columns: {" in message
+    assert f"columns: {{{first}}} for " in message
+    assert f"columns: {{{second}}} for " in message
+    for line in (first, second):
+        columns = dict(part.split(": ") for part in line.split(", "))
+        table = read_table(path, columns=columns)
+        assert f"columns: {{{line}}} for {table.shape}" in message
+        assert len(table.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape"),
+    [
+        (CHAT | {"prompt": "p", "prompt_id": "1"}, "messages"),
+        (CHAT | {"schemaVersion": None}, "messages"),
+        ({"prompt": "p", "completion": "c", "text": None}, "prompt/completion"),
+        ({"messages": [ASK], "reference": "r", "question": "q"}, "task"),
+        ({"messages": [ASK, DONE], "prompt": "p", "chosen": "a", "rejected": "b"}, "chosen/rejected"),
+    ],
+)
+def test_the_most_specific_shape_wins_and_nulls_have_no_meaning(
+    tmp_path: Path, fields: dict[str, Any], shape: str
+) -> None:
+    assert open_table(jsonl(tmp_path / "a.jsonl", fields)).shape == shape
+
+
+def test_rows_of_several_shapes_are_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", PAIR, PAIR, CHAT)
+    assert refused(path).startswith("1: found rows of several shapes, messages (row 3), prompt/completion (row 1); ")
+    assert refused(path).endswith("expected one shape per file; put each into its own file")
+
+
+def test_a_row_of_another_shape_after_the_sample_is_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *[PAIR] * 1000, CHAT, {"prompt": "p"})
+    stream = open_table(path)
+    assert stream.shape == "prompt/completion"
+    lines = refused(path).splitlines()
+    assert lines[0].startswith("1001: this row is messages (messages), the file began as prompt/completion; expected")
+    assert lines[1].startswith(f"{path}:1002: no answer, the column 'completion' is missing")
+
+
+def test_columns_of_no_shape_or_of_several_are_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"q": "p", "a": "c"})
+    assert "did you mean 'completion'?" in refused(path, {"prompt": "q", "completon": "a"})
+    found = refused(path, {"question": "q", "completion": "a"})
+    assert found.startswith("1: columns: question, completion belong to different shapes; expected those of one")
+
+
+def test_columns_can_be_swapped(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", PAIR)
+    (row,) = read_table(path, columns={"prompt": "completion", "completion": "prompt"}).rows
+    assert [m.content for m in row.messages] == ["c", "p"]
+    assert row.fields == PAIR
+
+
+@pytest.mark.parametrize(
+    ("fields", "mapping"),
+    [
+        ({"query": "p", "response": "c"}, "{prompt: query, completion: response}"),
+        ({"input": "p", "output": "c", "n": 1}, "{prompt: input, completion: output}"),
+        ({"prompt": "p", "answer": "c"}, "{completion: answer}"),
+        ({"body": "t"}, "{text: body}"),
+        ({"x": "p", "y": "c"}, "{prompt: ..., completion: ...}"),
+    ],
+)
+def test_a_mapping_is_suggested_and_works(tmp_path: Path, fields: dict[str, Any], mapping: str) -> None:
+    path = jsonl(tmp_path / "a.jsonl", fields)
+    assert refused(path).endswith(f"map them with columns: {mapping}")
+    if "..." not in mapping:
+        columns = dict(part.split(": ") for part in mapping.strip("{}").split(", "))
+        assert len(read_table(path, columns=columns).rows) == 1
+
+
+def test_a_stream_is_parsed_block_by_block_elsewhere(tmp_path: Path) -> None:
+    rows = [{"q": f"p{n}", "a": "" if n == 7 else "c"} for n in range(50)]
+    path = jsonl(tmp_path / "a.jsonl", *rows)
+    stream = pickle.loads(pickle.dumps(open_table(path, {"prompt": "q", "completion": "a"})))
+    assert (stream.path, stream.shape, stream.columns) == (path, "prompt/completion", ("q", "a"))
+    items = [item for block in stream.blocks(100) for item in stream.parse(block)]
+    assert [item.origin for item in items] == [f"{path}:{n}" for n in range(1, 51)]
+    faults = [item for item in items if isinstance(item, Fault)]
+    assert [(f.row, f.problem.split(";")[0]) for f in faults] == [(8, "an empty answer in 'completion'")]
+    seen: list[Row] = []
+    with pytest.raises(DataError, match=r"a\.jsonl:8: an empty answer in 'completion'"):
+        seen.extend(stream.rows())
+    assert len(seen) == 7  # no row comes after one that is lost
+
+
+def test_lines_that_are_no_json_come_before_columns_without_a_meaning(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"x": 1}\n{"prompt": \n', encoding="utf-8")
+    assert refused(path).startswith("2: not JSON")
