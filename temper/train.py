@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
 from temper.data.datum import Datum, count_tokens
+from temper.data.prefetch import ahead
 from temper.events import Step
 from temper.model.protocol import Learner
 from temper.techniques.base import Plan
@@ -27,7 +29,12 @@ class Taken:
 def train(learner: Learner, plan: Plan) -> Iterator[Taken]:
     """Runs the plan from the learner's own step to its end, one value per optimiser step."""
     done = learner.step
-    for datums in islice(plan.feed(done), max(0, plan.steps - done)):
+    with closing(ahead(islice(plan.feed(done), max(0, plan.steps - done)))) as batches:
+        yield from _steps(learner, plan, batches)
+
+
+def _steps(learner: Learner, plan: Plan, batches: Iterator[list[Datum]]) -> Iterator[Taken]:
+    for datums in batches:
         started = time.monotonic()
         lr = plan.schedule(learner.step)
         metrics = learner.forward_backward(datums, plan.objective)

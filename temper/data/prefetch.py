@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T], *, depth: int = 1) -> Iterator[T]:
+def ahead(items: Iterator[T], *, depth: int = 1) -> Generator[T]:
     """The same items in the same order, `depth` of them prepared ahead in one thread.
 
     An error is raised where its item would have come. When the generator is closed, the thread has ended and `items` is

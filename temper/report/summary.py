@@ -135,7 +135,8 @@ def sentence(summary: Summary, log: RunLog) -> str:
         return f"Improved: {_results(summary)}; chosen: {position(stage, choice.step, choice.alpha)}."
     if summary.verdict == "kept-base" and summary.choice and summary.choice.checkpoint != BASE:
         where = position("", summary.choice.step, summary.choice.alpha)
-        return f"Breaks the tolerance: {_results(summary)}; handed on as the recipe asks: {where}."
+        fault = "No better than before" if summary.certified else "Breaks the tolerance"
+        return f"{fault}: {_results(summary)}; handed on as the recipe asks: {where}."
     if summary.verdict == "kept-base":
         return f"Kept the base: no checkpoint beat it inside the tolerance of {tolerance_percent(summary.tolerance)}."
     if summary.verdict == "stopped":

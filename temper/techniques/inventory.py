@@ -5,13 +5,15 @@ Domain rows come from the recipe's files, through the token store; general rows 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from temper.data import documents, filters
+from temper.data import documents, fetch, filters
 from temper.data.datum import count_supervised, count_tokens, lengths
 from temper.data.filters import HeldOut
 from temper.data.lint import Finding, Knowledge, Marks, conclude, inspect, know
@@ -114,10 +116,14 @@ def take_stock(
             knowledge = know(
                 exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique="sft", rows=_guess(stream)
             )
-            job = _job(recipe, stage, source.file, stream, base, _name(stream, domain), knowledge)
+            job = _job(recipe, stage, source.file, stream, base, _name(stream, domain))
+            notes = _notes(job, renderer, exams)
+            known = notes.is_file()
+            if not known:
+                job = replace(job, inspect=partial(inspect, knowledge=knowledge))
             stored = tokenise(job, renderer, progress=progress)
             rows = _read(stored, stream, stage)
-            findings += _findings(stored, knowledge)
+            findings += _recall(notes) if known else _findings(stored, knowledge, notes)
             notices += filters.notices(rows.dropped, rows.rows + _count(rows.dropped), where=stream.path.name)
             files.append(rows)
             domain.append(
@@ -134,7 +140,7 @@ def take_stock(
     )  # fmt: skip
 
 
-def _job(recipe: Recipe, stage: Stage, file: Path, stream: Stream, base: Base, name: str, knowledge: Knowledge) -> Job:
+def _job(recipe: Recipe, stage: Stage, file: Path, stream: Stream, base: Base, name: str) -> Job:
     """How a file of the stage becomes tokens; what a probe holds out of the same file is left out first."""
     fix = UNFIT.get(stream.shape)
     if fix:
@@ -147,7 +153,6 @@ def _job(recipe: Recipe, stage: Stage, file: Path, stream: Stream, base: Base, n
     return Job(
         source=stream, name=name, folder=base.folder, train_on=getattr(stage, "train_on", "all"),
         max_length=getattr(stage, "max_length", None), filters=(*held, *stage.filters),
-        inspect=partial(inspect, knowledge=knowledge),
     )  # fmt: skip
 
 
@@ -183,12 +188,26 @@ def _count(dropped: Mapping[str, Mapping[str, int]]) -> int:
     return sum(count for reasons in dropped.values() for count in reasons.values())
 
 
-def _findings(stored: Stored, knowledge: Knowledge) -> tuple[Finding, ...]:
-    """The linter's warnings; its errors end here."""
+def _notes(job: Job, renderer: Renderer, exams: Exams) -> Path:
+    """Where the linter's findings about a file are kept: they follow from its rows and from what must not be learnt."""
+    held = [[row.id, row.origin] for row in exams.rows]
+    key = json.dumps([job.key(renderer), str(job.source.path), held, exams.probes], default=list)
+    return fetch.cache_dir() / "lint" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def _recall(notes: Path) -> list[Finding]:
+    return [Finding(**fields) for fields in json.loads(notes.read_text(encoding="utf-8"))]
+
+
+def _findings(stored: Stored, knowledge: Knowledge, notes: Path) -> tuple[Finding, ...]:
+    """The linter's warnings, kept for the next start; its errors end here."""
     found = conclude(stored.facts or (), knowledge)
     errors = [f for f in found if f.level == "error"]
     if errors:
         raise DataError("\n".join(f"{f.where}: [{f.code}] {f.what}; {f.why}; {f.fix}" for f in errors))
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    with fetch.replacing(notes) as file:
+        file.write(json.dumps([asdict(f) for f in found]).encode())
     return found
 
 

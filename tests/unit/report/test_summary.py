@@ -132,3 +132,14 @@ def test_cost_is_counted_from_the_steps_until_the_run_ends() -> None:
     assert cost["training_seconds"] == pytest.approx(120 * 1.4)
     assert cost["seconds"] == pytest.approx(cost["training_seconds"] + cost["probing_seconds"])
     assert summarise(run_events())["cost"]["seconds"] == 520.0
+
+
+def test_a_last_checkpoint_that_kept_the_tolerance_and_was_no_better_does_not_break_it() -> None:
+    """It was said to break the tolerance, whatever the drop was."""
+
+    def handed_on(harm: float) -> str:
+        log = sort_log(run_events(harm=harm))
+        return sentence(replace(summary_of(log), verdict="kept-base"), log)
+
+    assert handed_on(0.001).startswith("No better than before: ")
+    assert handed_on(0.4).startswith("Breaks the tolerance: ")
