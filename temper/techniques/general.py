@@ -16,7 +16,7 @@ from temper.data.datum import Datum
 from temper.data.render import Renderer
 from temper.data.rows import Message, Row
 from temper.data.selfplay import CATEGORY, Author, Draw, OwnReplay
-from temper.errors import DataError
+from temper.errors import DataError, MachineError, MissingExtra
 from temper.events import Role
 from temper.model.protocol import Base, Completion, Policy, Sampling, Tokens
 from temper.recipe.inputs import Replay
@@ -81,14 +81,24 @@ def _catalogue(wanted: Replay, renderer: Renderer) -> tuple[list[Rows], tuple[st
         # The catalogue's instructions are prompts without answers: the base answers them.
         if source.role != "train" or not (named or (source.name in usual and source.category != "instruction")):
             continue
-        if not catalog.ready(source.name, local=wanted.local):
-            how = catalog.how_to_get(source.name, local=wanted.local)
-            notices.append(f"replay.from: {source.name} is not here and is not mixed; {how}")
-            continue
-        items = catalog.load(source.name, local=wanted.local)
+        items = _load(source, wanted, notices)
         rows = [_row_of(item, f"catalogue {source.name}") for item in items]
-        found.append(_rows(source.name, source.category, source.where, source.licence, rows, renderer))
+        if rows:
+            found.append(_rows(source.name, source.category, source.where, source.licence, rows, renderer))
     return found, tuple(notices)
+
+
+def _load(source: catalog.Source, wanted: Replay, notices: list[str]) -> Sequence[catalog.Item]:
+    """The rows of a source, fetched where they are not here; none, and a notice, when they cannot be had."""
+    here = catalog.ready(source.name, local=wanted.local)
+    try:
+        return catalog.load(source.name, local=wanted.local)
+    except (DataError, MachineError, MissingExtra):
+        if here:
+            raise
+        how = catalog.how_to_get(source.name, local=wanted.local)
+        notices.append(f"replay.from: {source.name} cannot be had here and is not mixed; {how}")
+        return ()
 
 
 def _own(
