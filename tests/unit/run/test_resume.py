@@ -142,6 +142,7 @@ def resume(watched: Watched, copy: Path, *, listen: Listener | None = None) -> R
     return watched.world.run(recipe, folder, listen=listen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(SAMPLE // 2, 48, SAMPLE))
 def test_a_run_killed_now_and_then_ends_bit_equal(watched: Watched, place: int) -> None:
     assert_ends_like(watched, resume(watched, watched.copies[place]))
