@@ -20,7 +20,7 @@ from typing import Any
 from temper.errors import RecipeError
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
-    "technique": {"sft": "temper.recipe.schema:SFT"},
+    "technique": {"sft": "temper.techniques.sft:SFT"},
     "backend": {"torch": "temper.model.torch_backend:TorchBackend"},
     "reward": {
         "exact": "temper.rollout.rewards.text:exact",

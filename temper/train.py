@@ -12,7 +12,7 @@ from temper.data.datum import Datum, count_tokens
 from temper.data.prefetch import ahead
 from temper.events import Step
 from temper.model.protocol import Learner
-from temper.techniques.base import Plan
+from temper.techniques.base import Live, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +26,15 @@ class Taken:
     """Nats per supervised token of each of them, before the update."""
 
 
-def train(learner: Learner, plan: Plan) -> Iterator[Taken]:
+def train(plan: Plan, live: Live) -> Iterator[Taken]:
     """Runs the plan from the learner's own step to its end, one value per optimiser step."""
+    learner = live.policy.learner
     done = learner.step
-    with closing(ahead(islice(plan.feed(done), max(0, plan.steps - done)))) as batches:
+    left = islice(plan.feed(done, live), max(0, plan.steps - done))
+    if plan.on_policy:
+        yield from _steps(learner, plan, left)
+        return
+    with closing(ahead(left)) as batches:
         yield from _steps(learner, plan, batches)
 
 
@@ -50,6 +55,7 @@ def _steps(learner: Learner, plan: Plan, batches: Iterator[list[Datum]]) -> Iter
             losses=dict(metrics.losses),
             shares={source: n / metrics.supervised for source, n in counts.items()},
             grad_norm=norm,
+            figures=dict(metrics.figures),
             seconds=time.monotonic() - started,
         )
         yield Taken(step=step, datums=datums, by_row=metrics.by_row)

@@ -20,6 +20,8 @@ REFERENCE_HIDDEN = 2000
 """Hidden size that the table's learning rates hold for."""
 REFERENCE_ALPHA = 32.0
 """The LoRA alpha for which the table's learning rates hold."""
+REFERENCE_TECHNIQUE = "sft"
+"""Whose entries hold for a technique that says nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +73,8 @@ class Range(Frozen):
     evidence: str
 
 
-class SFTTable(Frozen):
-    """The `[sft.*]` entries."""
+class TechniqueTable(Frozen):
+    """The entries of one technique: those of `[sft.*]`, overridden by its own."""
 
     adapter: Entry
     rank: Entry
@@ -98,18 +100,22 @@ class SFTTable(Frozen):
     betas: Entry
     length_multiple: Entry
     checkpoints: Entry
+    own: Mapping[str, Entry]
+    """Entries that only this technique has."""
 
 
-class Table(Frozen):
-    """All of `table.toml`, by technique."""
+def read_table(technique: str = REFERENCE_TECHNIQUE, path: Path | None = None) -> TechniqueTable:
+    """The calibration of a technique from temper's own table, or another file.
 
-    sft: SFTTable
-
-
-def read_table(path: Path | None = None) -> Table:
-    """The calibration table, temper's own unless another file is named."""
+    What a technique does not say is as for supervised fine-tuning, and so is everything of a technique that the table
+    does not know.
+    """
     text = (path or Path(__file__).with_name("table.toml")).read_text(encoding="utf-8")
-    return Table.model_validate(tomllib.loads(text))
+    written = tomllib.loads(text)
+    entries = {**written[REFERENCE_TECHNIQUE], **written.get(technique, {})}
+    own = {name: entry for name, entry in entries.items() if name not in TechniqueTable.model_fields}
+    shared = {name: entry for name, entry in entries.items() if name not in own}
+    return TechniqueTable.model_validate({**shared, "own": own})
 
 
 def pick(entry: Entry, fact: float = math.nan) -> Ruled[Any]:
@@ -122,38 +128,41 @@ def pick(entry: Entry, fact: float = math.nan) -> Ruled[Any]:
     return Ruled(value=case.value, rule=rule, evidence=entry.evidence)
 
 
-def learning_rate(sft: SFTTable, *, adapter: str, alpha: float, steps: int, hidden: int) -> Ruled[float]:
+def learning_rate(table: TechniqueTable, *, adapter: str, alpha: float, steps: int, hidden: int) -> Ruled[float]:
     """The rate for this adapter, run length and width of model, two digits, within the usual range.
 
     The table's rates hold for a model of `REFERENCE_HIDDEN` and, with LoRA, for alpha 32.
     """
-    usual = lr_range(sft, adapter)
-    ruled = pick(sft.lr_full if adapter == "full" else sft.lr_lora, steps)
-    value = ruled.value * (REFERENCE_HIDDEN / hidden) ** sft.lr_width.value
-    rule = f"{ruled.rule}; x ({REFERENCE_HIDDEN}/{hidden})^{sft.lr_width.value:g} for the width"
+    usual = lr_range(table, adapter)
+    ruled = pick(table.lr_full if adapter == "full" else table.lr_lora, steps)
+    value = ruled.value * (REFERENCE_HIDDEN / hidden) ** table.lr_width.value
+    rule = f"{ruled.rule}; x ({REFERENCE_HIDDEN}/{hidden})^{table.lr_width.value:g} for the width"
     if adapter == "lora" and alpha != REFERENCE_ALPHA:
         value *= REFERENCE_ALPHA / alpha
         rule += f"; x {REFERENCE_ALPHA:g}/{alpha:g} for alpha {alpha:g}"
     held = min(max(value, usual.low), usual.high)
     if held != value:
         rule += f"; within {usual.low:g} to {usual.high:g}"
-    return Ruled(value=float(f"{held:.1e}"), rule=rule, evidence=f"{ruled.evidence}; {sft.lr_width.evidence}")
+    return Ruled(value=float(f"{held:.1e}"), rule=rule, evidence=f"{ruled.evidence}; {table.lr_width.evidence}")
 
 
-def lr_range(sft: SFTTable, adapter: str) -> Range:
+def lr_range(table: TechniqueTable, adapter: str) -> Range:
     """Usual and absurd learning rates of an adapter."""
-    return sft.lr_range_full if adapter == "full" else sft.lr_range_lora
+    return table.lr_range_full if adapter == "full" else table.lr_range_lora
 
 
-def batch_tokens(sft: SFTTable, *, rows: int, supervised: int) -> Ruled[int]:
+def batch_tokens(table: TechniqueTable, *, rows: int, supervised: int) -> Ruled[int]:
     """Supervised tokens per step: the table's, less for tiny data, never fewer than a handful of rows."""
-    ruled = pick(sft.batch_tokens, supervised)
-    least = sft.batch_least_rows.value * supervised / rows
-    most = supervised / sft.batch_steps_per_epoch.value
+    ruled = pick(table.batch_tokens, supervised)
+    least = table.batch_least_rows.value * supervised / rows
+    most = supervised / table.batch_steps_per_epoch.value
     if least > min(ruled.value, most):
-        wanted, rule = least, f"{sft.batch_least_rows.value} rows of {supervised / rows:.0f} supervised tokens"
+        wanted, rule = least, f"{table.batch_least_rows.value} rows of {supervised / rows:.0f} supervised tokens"
     elif most < ruled.value:
-        wanted, rule = most, f"{sft.batch_steps_per_epoch.value} steps per epoch over {supervised:,} supervised tokens"
+        wanted, rule = (
+            most,
+            f"{table.batch_steps_per_epoch.value} steps per epoch over {supervised:,} supervised tokens",
+        )
     else:
         return Ruled(value=int(ruled.value), rule=ruled.rule, evidence=ruled.evidence)
     value = 64 * math.ceil(wanted / 64)
@@ -171,22 +180,22 @@ def count_epochs(*, steps: int, supervised: int, share: float, batch: int) -> fl
     return steps * (1 - share) * batch / supervised
 
 
-def max_length(sft: SFTTable, *, longest: int, context: int | None) -> Ruled[int]:
+def max_length(table: TechniqueTable, *, longest: int, context: int | None) -> Ruled[int]:
     """The longest row rounded up, but no more than the model can read."""
-    multiple, evidence = sft.length_multiple.value, sft.length_multiple.evidence
+    multiple, evidence = table.length_multiple.value, table.length_multiple.evidence
     value = multiple * math.ceil(longest / multiple)
     if context is not None and value > context:
         return Ruled(value=context, rule=f"context of the model; longest row {longest}", evidence=evidence)
     return Ruled(value=value, rule=f"longest row {longest}, up to a multiple of {multiple}", evidence=evidence)
 
 
-def replay_categories(sft: SFTTable, available: Mapping[str, int]) -> Ruled[Mapping[str, float]]:
+def replay_categories(table: TechniqueTable, available: Mapping[str, int]) -> Ruled[Mapping[str, float]]:
     """Weights of the general categories that there is data for, summing to 1; empty when there is none."""
-    wanted: Mapping[str, float] = sft.replay_categories.value
+    wanted: Mapping[str, float] = table.replay_categories.value
     held = {name: weight for name, weight in wanted.items() if available.get(name, 0) > 0}
     missing = [name for name in wanted if name not in held]
     rule = f"no data for {', '.join(missing)}: its weight goes to the others" if missing else ""
-    return Ruled(value=normalised(held), rule=rule, evidence=sft.replay_categories.evidence)
+    return Ruled(value=normalised(held), rule=rule, evidence=table.replay_categories.evidence)
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:

@@ -71,7 +71,7 @@ def document(prepared: Prepared, expected: Estimate, *, show: int = 0) -> Any:
         "settings": [asdict(s) for s in prepared.resolved.settings],
         "data": [row for index in range(len(prepared.inventories)) for row in _sources(prepared, index)],
         "files": [
-            {"file": str(f.path), "shape": f.shape, "rows": f.rows, "dropped": f.dropped, "listed": str(f.listed)}
+            {"file": str(f.path), "shape": f.shape, "rows": f.rows, "dropped": f.dropped, "listed": str(f.listed or "")}
             for i in prepared.inventories
             for f in i.files
         ],
@@ -117,8 +117,7 @@ def marked(row: Sequence[Piece]) -> str:
 
 
 def _first_rows(prepared: Prepared, stage: int, count: int) -> Iterator[Datum]:
-    rows = (datum for batch in prepared.plan(stage).feed(0) for datum in batch)
-    return islice(rows, count)
+    return islice(prepared.plan(stage).rows(), count)
 
 
 def _sources(prepared: Prepared, index: int) -> Iterator[dict[str, Any]]:
@@ -160,7 +159,7 @@ def _print_data(prepared: Prepared) -> None:
         say()
     for read in (f for i in prepared.inventories for f in i.files):
         say(f"{read.path.name}: {read.rows:,} rows, recognised as {read.shape}")
-        if read.dropped:
+        if read.dropped and read.listed:
             say(f"  the rows left out are listed in {read.listed}")
     for probe in prepared.domain:
         longest = f", answers up to {probe.spec.max_new_tokens} tokens" if probe.spec.max_new_tokens else ""

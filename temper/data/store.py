@@ -71,6 +71,8 @@ class Meta:
 
     wide: bool
     """Whether a token takes four bytes."""
+    pairs: bool = False
+    """Whether the datums stand two by two: the chosen answer of a preference pair, then the rejected one."""
     names: tuple[str, ...] = ()
     """Files of the rows, relative to the source."""
     faults: int = 0
@@ -167,6 +169,11 @@ class TokenStore(Sequence[Datum]):
         """Id of each row as a number; equal content has equal ids."""
         return self._column(self._columns["ids"])
 
+    @cached_property
+    def group(self) -> Array | None:
+        """Number of the pair that each row belongs to; None where rows are no pairs."""
+        return self._column(np.arange(len(self._columns["supervised"])) // 2) if self.meta.pairs else None
+
     @property
     def kept(self) -> Array | None:
         """Indices of the rows that filters left, among all that were written; None if they left all."""
@@ -217,7 +224,7 @@ class TokenStore(Sequence[Datum]):
         name, number = self._names[int(columns["files"][row])], int(columns["numbers"][row])
         return Datum(
             tokens=tuple(self._tokens[first:stop].tolist()), weights={self.term: tuple(weights)}, source=self.source,
-            row=_origin(name, number),
+            row=_origin(name, number), group=row // 2 if self.meta.pairs else -1,
         )  # fmt: skip
 
 

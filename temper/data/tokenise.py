@@ -68,13 +68,20 @@ class Job:
     max_length: int | None = None
     thinking: bool = False
     filters: tuple[FilterSpec, ...] = ()
+    pairs: bool = False
+    """Whether rows are preference pairs, each stored as its chosen and its rejected answer, side by side."""
     inspect: Inspect | None = None
-    """Called with every row that was rendered; what it returns is gathered."""
+    """Called with every row that was rendered, of a pair with the chosen answer; what it returns is gathered."""
+
+    @property
+    def width(self) -> int:
+        """Datums that a row becomes."""
+        return 2 if self.pairs else 1
 
     def key(self, renderer: Renderer) -> str:
         """Name of the result in the cache: a hash of all that it follows from."""
         read = [content_key(self.source), self.source.shape, sorted(self.source.mapping.items())]
-        rendered = [renderer.fingerprint, self.train_on, self.max_length, self.thinking]
+        rendered = [renderer.fingerprint, self.train_on, self.max_length, self.thinking, *(["pairs"] * self.pairs)]
         parts = [VERSION, __version__, read, rendered, repr(self.filters)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -158,14 +165,14 @@ def tokenise(job: Job, renderer: Renderer, *, workers: int | None = None, progre
     with closing(_walk(job, renderer if inside else None, workers or cores(), size, progress)) as walk:
         with writing(folder) as beside:
             if beside is not None:
-                fetch.free_space(beside, round(size * ROOM[_is_wide(renderer)]))
+                fetch.free_space(beside, round(size * ROOM[_is_wide(renderer)] * job.width))
                 _build(job, walk, beside, facts, wide=_is_wide(renderer))
         if beside is None and facts is not None:
             for done in walk:
                 facts.add(done.facts)
     store = TokenStore(folder, path=job.source.path, source=job.name)
     if facts is not None and store.kept is not None:
-        facts.keep(store.kept)
+        facts.keep(store.kept[:: job.width] // job.width)
     return Stored(store=store, facts=facts, cached=beside is None)
 
 
@@ -240,17 +247,40 @@ class _Work:
                 dropped.append(left_out)
             else:
                 rows.append(row)
-        made = self._renderer.datums(rows, source=job.name, train_on=job.train_on, max_length=job.max_length)
-        faults += [str(datum) for datum in made if isinstance(datum, DataError)]
-        usable = [row for row, datum in zip(rows, made, strict=True) if isinstance(datum, Datum)]
-        datums = [datum for datum in made if isinstance(datum, Datum)]
+        made = self._made(rows)
+        faults += [str(found) for found in made if isinstance(found, DataError)]
+        usable = [row for row, found in zip(rows, made, strict=True) if not isinstance(found, DataError)]
+        units = [found for found in made if not isinstance(found, DataError)]
         inspect = job.inspect
-        facts = [inspect(row, datum) for row, datum in zip(usable, datums, strict=True)] if inspect else []
+        facts = [inspect(row, first) for row, (first, *_) in zip(usable, units, strict=True)] if inspect else []
+        datums, ids = [datum for unit in units for datum in unit], [row.id for row in usable for _ in range(job.width)]
         return _Done(
-            part=part_of(datums, [row.id for row in usable], wide=self._wide), prints=prints(usable, job.filters),
+            part=part_of(datums, ids, wide=self._wide), prints=prints(usable, job.filters),
             faults=len(faults), shown=tuple(faults[:SHOWN]), dropped=tuple(dropped),
             facts=pickle.dumps(facts, pickle.HIGHEST_PROTOCOL) if inspect else b"",
         )  # fmt: skip
+
+    def _made(self, rows: Sequence[Row]) -> list[tuple[Datum, ...] | DataError]:
+        """What each row becomes, or why it becomes nothing."""
+        job = self._job
+        if job.pairs:
+            return [_pair(self._renderer, row, job) for row in rows]
+        made = self._renderer.datums(rows, source=job.name, train_on=job.train_on, max_length=job.max_length)
+        return [found if isinstance(found, DataError) else (found,) for found in made]
+
+
+def _pair(renderer: Renderer, row: Row, job: Job) -> tuple[Datum, Datum] | DataError:
+    """Both answers of a preference pair; they must differ in what the model sees, not in the file alone."""
+    try:
+        chosen, rejected = renderer.pair(row, source=job.name, group=0, term="ce", max_length=job.max_length)
+    except DataError as error:
+        return error
+    if chosen.tokens == rejected.tokens:
+        return DataError(
+            f"{row.origin}: chosen and rejected are the same tokens in the model's chat template; expected two "
+            f"different answers; delete the row"
+        )
+    return chosen, rejected
 
 
 def _build(job: Job, walk: Iterator[_Done], beside: Path, facts: Facts | None, *, wide: bool) -> None:
@@ -270,16 +300,18 @@ def _build(job: Job, walk: Iterator[_Done], beside: Path, facts: Facts | None, *
             if facts is not None:
                 facts.add(done.facts)
         again = repeats(joined(compared), job.filters)
-        origins, of = (writer.origins([getattr(r, which) for r in again]) for which in ("index", "of"))
+        origins, of = (writer.origins([getattr(r, which) * job.width for r in again]) for which in ("index", "of"))
         named = [
             Dropped(origin=origin, filter=repeat.filter, reason=repeat.reason, of=first)
             for repeat, origin, first in zip(again, origins, of, strict=True)
         ]
         _list(listed, named, path)
         _count(counts, again)
-        kept = np.delete(np.arange(writer.rows), [repeat.index for repeat in again]) if again else None
+        units = np.arange(writer.rows).reshape(-1, job.width)
+        kept = np.delete(units, [repeat.index for repeat in again], axis=0).ravel() if again else None
         dropped = {name: dict(reasons) for name, reasons in counts.items()}
-        writer.finish(Meta(wide=wide, faults=faults, shown=tuple(shown), dropped=dropped), kept)
+        meta = Meta(wide=wide, pairs=job.pairs, faults=faults, shown=tuple(shown), dropped=dropped)
+        writer.finish(meta, kept)
 
 
 def _list(file: TextIO, dropped: Iterable[Dropped], path: Path) -> None:

@@ -118,6 +118,8 @@ class Step(Event):
     """Share of the supervised tokens by source."""
     grad_norm: float
     seconds: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What the losses say beside their value, e.g. the share of clipped ratios."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,6 +75,8 @@ class StepMetrics:
     supervised_by_source: Mapping[str, int]
     by_row: Floats
     """Of every datum, in order; 0 for one without targets."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What the losses say beside their value (`Loss.figures`), each by the loss's own denominator."""
 
 
 class Learner(Protocol):

@@ -1,39 +1,43 @@
 """Resolve: every value a stage leaves open is filled from the calibration table, with its rule and its evidence.
 
-A pure function of the recipe and of facts that others have measured; it reads no data and no model. A further technique
-gets its own function here, beside `_sft`.
+A pure function of the recipe and of facts that others have measured; it reads no data and no model. What all
+techniques share is settled here; what only one of them has, by its own `settle`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from temper import registry
 from temper.calibrate import rules
-from temper.calibrate.rules import Ruled, SFTTable
+from temper.calibrate.rules import Ruled, TechniqueTable
 from temper.errors import RecipeError
 from temper.events import Setting
 from temper.recipe.facts import Facts
-from temper.recipe.schema import SFT, DataFile, Recipe
+from temper.recipe.schema import DataFile, Recipe, Stage
 from temper.recipe.sheet import Sheet, print_path, print_share, print_value
 
 FEW_STEPS = 10
 """Below this a run is said to be too short to learn from."""
 FEW_EXAM_ROWS = 100
 """Below this the width of the domain score's interval is pointed out."""
+_CHOSEN_BY: Mapping[str, str] = {
+    "score": "best domain score inside the tolerance",
+    "loss": "lowest loss on held-out text inside the tolerance",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedSFT:
-    """A supervised fine-tuning stage with nothing left open."""
+class ResolvedStage:
+    """A stage with nothing left open; a technique with values of its own adds them in a subclass."""
 
     id: str
     """Name of the stage in events and folders, e.g. `01-sft`."""
-    technique: Literal["sft"] = "sft"
+    technique: str
     data: tuple[DataFile, ...]
     replay_share: float
     """Part of the supervised tokens of every step that is general; 0 for none."""
@@ -53,17 +57,21 @@ class ResolvedSFT:
     warmup_steps: int
     steps: int
     epochs: float
-    """Passes over the domain rows that the steps make."""
+    """Passes over the domain rows that the steps make; 0 for a technique that samples what it learns from."""
     batch_tokens: int
-    """Supervised tokens per step, replay included."""
+    """Supervised tokens per step, replay included; 0 for a technique that samples what it learns from."""
     weight_decay: float
     clip: float
     betas: tuple[float, float]
     max_length: int
-    train_on: Literal["all", "last"]
     guard: Literal["stop", "warn", "off"]
     choose: Literal["best", "last"]
     checkpoints: int
+    sampled_tokens: int = 0
+    """Tokens that the rollouts of one step have at most, prompts included."""
+
+
+S = TypeVar("S", bound=ResolvedStage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +79,7 @@ class Resolved:
     """A recipe with nothing left open."""
 
     recipe: Recipe
-    stages: tuple[ResolvedSFT, ...]
+    stages: tuple[ResolvedStage, ...]
     settings: tuple[Setting, ...]
     """Every value of the recipe, with who decided it, how and why."""
     notices: tuple[str, ...]
@@ -94,18 +102,10 @@ class Cut:
 def resolve(recipe: Recipe, *facts: Facts) -> Resolved:
     """Fills every open value; one `Facts` per stage, in order."""
     assert len(facts) == len(recipe.stages), f"{len(facts)} facts for {len(recipe.stages)} stages"
-    table = rules.read_table()
-    stages: list[SFT] = []
-    for index, stage in enumerate(recipe.stages):
-        if not isinstance(stage, SFT):
-            raise RecipeError(
-                f"stages.{index}.technique: found {stage.technique}; expected a technique whose open values temper can "
-                "fill; derive it from temper.recipe.schema.SFT"
-            )
-        stages.append(stage)
-    whole = [_sft(s, f, table.sft, n, Cut())[0] for n, (s, f) in enumerate(zip(stages, facts, strict=True))]
+    pairs = list(zip(recipe.stages, facts, strict=True))
+    whole = [_stage(stage, fact, number, Cut())[0] for number, (stage, fact) in enumerate(pairs)]
     cut = _cut(recipe, whole, facts)
-    done = [_sft(s, f, table.sft, n, cut) for n, (s, f) in enumerate(zip(stages, facts, strict=True))]
+    done = [_stage(stage, fact, number, cut) for number, (stage, fact) in enumerate(pairs)]
     head = _head(recipe, facts)
     return Resolved(
         recipe=recipe,
@@ -115,15 +115,18 @@ def resolve(recipe: Recipe, *facts: Facts) -> Resolved:
     )
 
 
-def step_tokens(stage: ResolvedSFT, facts: Facts) -> float:
+def step_tokens(stage: ResolvedStage, facts: Facts) -> float:
     """Tokens of one step, prompts included, as far as the facts foretell them."""
-    domain = facts.domain_tokens / facts.domain_supervised
+    domain = facts.domain_tokens / facts.domain_supervised if facts.domain_supervised else 1.0
     supervised = sum(facts.available_replay.values())
     replay = facts.replay_tokens / supervised if facts.replay_tokens is not None and supervised else domain
-    return stage.batch_tokens * ((1 - stage.replay_share) * domain + stage.replay_share * replay)
+    share = stage.replay_share
+    if stage.sampled_tokens:
+        return stage.sampled_tokens * (1 + replay * share / (1 - share))
+    return stage.batch_tokens * ((1 - share) * domain + share * replay)
 
 
-def _cut(recipe: Recipe, stages: list[ResolvedSFT], facts: tuple[Facts, ...]) -> Cut:
+def _cut(recipe: Recipe, stages: list[ResolvedStage], facts: tuple[Facts, ...]) -> Cut:
     """How far all stages have to shrink so that the budget holds."""
     budget = recipe.budget
     if budget is None:
@@ -158,6 +161,9 @@ def _head(recipe: Recipe, facts: tuple[Facts, ...]) -> Sheet:
     base = Path(recipe.base)
     sheet.put("base", print_path(base, recipe.folder) if base.is_absolute() else recipe.base, "recipe")
     sheet.put("tolerance", print_share(recipe.tolerance), _origin(recipe, "tolerance"))
+    sheet.put("prefer", recipe.prefer, _origin(recipe, "prefer"))
+    for axis, floor in recipe.floors.items():
+        sheet.put(f"floors.{axis}", print_share(floor), "recipe")
     sheet.put("seed", str(recipe.seed), _origin(recipe, "seed"))
     for key in ("minutes", "tokens", "gpu_hours"):
         limit = getattr(recipe.budget, key, None)
@@ -185,17 +191,13 @@ def _head(recipe: Recipe, facts: tuple[Facts, ...]) -> Sheet:
     return sheet
 
 
-def _sft(stage: SFT, facts: Facts, table: SFTTable, index: int, cut: Cut) -> tuple[ResolvedSFT, Sheet]:
+def _stage(stage: Stage, facts: Facts, index: int, cut: Cut) -> tuple[ResolvedStage, Sheet]:
+    table = rules.read_table(stage.technique)
     sheet = Sheet(f"stages.{index}.")
     sheet.put("technique", stage.technique, "recipe")
     sheet.put("data", ", ".join(source.file.name for source in stage.data), "recipe")
     share, weights = _replay(stage, facts, table, sheet)
-    batch = sheet.take(
-        "batch_tokens",
-        stage.batch_tokens,
-        rules.batch_tokens(table, rows=facts.train_rows, supervised=facts.domain_supervised),
-    )
-    steps, epochs = _length(stage, facts, table, sheet, share, batch, cut)
+    steps, epochs, batch = _length(stage, facts, table, sheet, share, cut)
     _note_scarce_replay(facts, table, sheet, steps * batch * share, weights)
     adapter = sheet.take("adapter", stage.adapter, rules.pick(table.adapter))
     rank = alpha = None
@@ -208,8 +210,9 @@ def _sft(stage: SFT, facts: Facts, table: SFTTable, index: int, cut: Cut) -> tup
     sheet.take(
         "warmup", stage.warmup, rules.pick(table.warmup), f"{print_share(warmup)}: {warmup_steps} of {steps} steps"
     )
-    resolved = ResolvedSFT(
-        id=f"{index + 1:02d}-sft",
+    common = ResolvedStage(
+        id=f"{index + 1:02d}-{stage.technique}",
+        technique=stage.technique,
         data=stage.data,
         replay_share=share,
         replay_from=weights,
@@ -228,19 +231,16 @@ def _sft(stage: SFT, facts: Facts, table: SFTTable, index: int, cut: Cut) -> tup
         clip=sheet.take("clip", stage.clip, rules.pick(table.clip)),
         betas=tuple(sheet.take("betas", stage.betas, rules.pick(table.betas))),
         max_length=_max_length(stage, facts, table, sheet),
-        train_on=sheet.take(
-            "train_on", _said(stage, "train_on"), _plain(stage.train_on, "every assistant turn is learnt")
-        ),
         guard=sheet.take(
-            "guard", stage.guard, _plain("stop", "ends the stage once the drop surely exceeds the tolerance")
+            "guard", stage.guard, plain("stop", "ends the stage once the drop surely exceeds the tolerance")
         ),
-        choose=sheet.take("choose", stage.choose, _plain("best", "best domain score inside the tolerance")),
+        choose=sheet.take("choose", stage.choose, plain("best", _CHOSEN_BY[stage.judged_by])),
         checkpoints=min(steps, sheet.take("checkpoints", stage.checkpoints, rules.pick(table.checkpoints))),
     )
-    return resolved, sheet
+    return stage.settle(common, facts, sheet), sheet
 
 
-def _replay(stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet) -> tuple[float, Mapping[str, float]]:
+def _replay(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> tuple[float, Mapping[str, float]]:
     """Share and weights of the general rows; both empty when there are none."""
     if stage.replay is None:
         sheet.put("replay", "none", "recipe")
@@ -275,34 +275,51 @@ def _replay(stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet) -> tuple[fl
 
 
 def _length(
-    stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet, share: float, batch: int, cut: Cut
-) -> tuple[int, float]:
-    """Steps and the epochs they make."""
+    stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet, share: float, cut: Cut
+) -> tuple[int, float, int]:
+    """Steps, the epochs they make, and the supervised tokens of each."""
+    if stage.on_policy:
+        ruled = rules.pick(table.own["steps"])
+        wanted = stage.steps or int(ruled.value)
+        steps = _held(sheet, wanted, cut)
+        if steps == wanted:
+            sheet.take("steps", stage.steps, ruled, str(steps))
+        return steps, 0.0, 0
+    batch = sheet.take(
+        "batch_tokens",
+        stage.batch_tokens,
+        rules.batch_tokens(table, rows=facts.train_rows, supervised=facts.domain_supervised),
+    )
     ruled = rules.pick(table.epochs, facts.domain_supervised)
     epochs = stage.epochs if stage.epochs is not None else ruled.value
     size = {"supervised": facts.domain_supervised, "share": share, "batch": batch}
     wanted = stage.steps if stage.steps is not None else rules.count_steps(epochs=epochs, **size)
-    steps = min(wanted, max(1, math.floor(round(wanted * cut.factor, 6))))
+    steps = _held(sheet, wanted, cut)
     made = rules.count_epochs(steps=steps, **size)
     if stage.steps is None and steps == wanted:
         sheet.take("epochs", stage.epochs, ruled)
+        rule = f"{epochs:g} epochs x {facts.domain_supervised:,} / ({print_share(1 - share)} of {batch})"
+        sheet.put("steps", str(steps), "rule", rule, "arithmetic")
     else:
         sheet.put("epochs", f"{made:.3g}", "rule", f"{steps} steps x {batch} tokens of the domain's", "arithmetic")
+        if steps == wanted:
+            sheet.put("steps", str(steps), "recipe")
+    if steps < FEW_STEPS:
+        sheet.note("steps", f"only {steps} steps, which is little to learn from; lower batch_tokens or add rows")
+    return steps, made, batch
+
+
+def _held(sheet: Sheet, wanted: int, cut: Cut) -> int:
+    """The steps that the budget leaves, with a word about it where it takes some away."""
+    steps = max(1, min(wanted, math.floor(round(wanted * cut.factor, 6))))
     if steps < wanted:
         sheet.put("steps", str(steps), "measured", f"cut from {wanted}", cut.reason)
         sheet.note("steps", f"cut from {wanted} to {steps}: {cut.reason}")
-    elif stage.steps is not None:
-        sheet.put("steps", str(steps), "recipe")
-    else:
-        rule = f"{epochs:g} epochs x {facts.domain_supervised:,} / ({print_share(1 - share)} of {batch})"
-        sheet.put("steps", str(steps), "rule", rule, "arithmetic")
-    if steps < FEW_STEPS:
-        sheet.note("steps", f"only {steps} steps, which is little to learn from; lower batch_tokens or add rows")
-    return steps, made
+    return steps
 
 
 def _lr(
-    stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet, adapter: str, alpha: float | None, steps: int
+    stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet, adapter: str, alpha: float | None, steps: int
 ) -> float:
     scale = alpha or rules.REFERENCE_ALPHA
     ruled = rules.learning_rate(table, adapter=adapter, alpha=scale, steps=steps, hidden=facts.hidden)
@@ -314,7 +331,7 @@ def _lr(
     return lr
 
 
-def _max_length(stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet) -> int:
+def _max_length(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> int:
     context = facts.context_length
     if context is not None and (stage.max_length or 0) > context:
         expected = f"at most {context}, all the model can read"
@@ -328,7 +345,7 @@ def _max_length(stage: SFT, facts: Facts, table: SFTTable, sheet: Sheet) -> int:
 
 
 def _note_scarce_replay(
-    facts: Facts, table: SFTTable, sheet: Sheet, needed: float, weights: Mapping[str, float]
+    facts: Facts, table: TechniqueTable, sheet: Sheet, needed: float, weights: Mapping[str, float]
 ) -> None:
     most = rules.pick(table.replay_epochs)
     for name, weight in weights.items():
@@ -337,12 +354,14 @@ def _note_scarce_replay(
             sheet.note(f"replay.from.{name}", f"its rows come {passes:.1f} times; {most.evidence}")
 
 
-def _plain(value: str, rule: str) -> Ruled[str]:
+def extend(common: ResolvedStage, kind: type[S], **own: Any) -> S:
+    """The same stage as a value of a technique's own class, with the fields that only it has."""
+    return kind(**{field.name: getattr(common, field.name) for field in fields(common)} | own)
+
+
+def plain(value: str, rule: str) -> Ruled[str]:
+    """A default that explains itself."""
     return Ruled(value=value, rule=rule, evidence="")
-
-
-def _said(model: Any, key: str) -> Any:
-    return getattr(model, key) if key in model.model_fields_set else None
 
 
 def _origin(model: Any, key: str) -> Literal["recipe", "default"]:

@@ -1,13 +1,14 @@
 """Schema: the recipe as frozen models; a value left out or `auto` is None (or "auto") until `resolve` fills it.
 
-A further technique is a subclass of `Stage` and one line in `temper.registry.BUILT_IN`.
+A technique is a subclass of `Stage` in a file of its own, which says what only it has, and one line in
+`temper.registry.BUILT_IN`; what all of them share is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -42,6 +43,7 @@ from temper.recipe.values import (
     Context,
     Count,
     Number,
+    Share,
     Tolerance,
     as_base,
     as_is,
@@ -49,11 +51,28 @@ from temper.recipe.values import (
     problem,
 )
 
-__all__ = ("SFT", "Budget", "DataFile", "DomainProbe", "Frozen", "Machine", "Probes", "Recipe", "Replay", "Stage")
+if TYPE_CHECKING:
+    from temper.recipe.facts import Facts
+    from temper.recipe.resolve import ResolvedStage
+    from temper.recipe.sheet import Sheet
+
+__all__ = ("Budget", "DataFile", "DomainProbe", "Frozen", "Machine", "Probes", "Recipe", "Replay", "Stage")
+
+Learns = Literal["answers", "text", "pairs", "tasks"]
+"""Which rows a technique takes: prompts with answers, plain text, preference pairs, or prompts to try."""
+
+
+Decay = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Stage(Frozen):
-    """One entry of `stages`; each technique adds its own fields."""
+    """One entry of `stages`; each technique adds its own fields and says what it learns from."""
+
+    learns: ClassVar[Learns] = "answers"
+    judged_by: ClassVar[Literal["score", "loss"]] = "score"
+    """How checkpoints are compared: by what the exam scores, or by the loss on held-out text."""
+    on_policy: ClassVar[bool] = False
+    """Whether it learns from what the model says during the stage; such a stage counts steps, not epochs."""
 
     technique: str
     data: DataFiles
@@ -70,15 +89,6 @@ class Stage(Frozen):
     """Which checkpoint the stage hands on."""
     checkpoints: Annotated[Annotated[int, Field(ge=1, le=100)] | None, AUTO_COUNT] = None
     """How many points of the run are kept as candidates."""
-
-
-Decay = Annotated[Number, Field(ge=0, lt=1)]
-
-
-class SFT(Stage):
-    """Supervised fine-tuning on prompts and answers."""
-
-    technique: Literal["sft"] = "sft"  # pyright: ignore[reportIncompatibleVariableOverride]
     adapter: Literal["auto", "lora", "full"] = "auto"
     lr: Annotated[Annotated[float, Field(gt=0)] | None, AUTO_NUMBER] = None
     """Peak learning rate."""
@@ -101,22 +111,34 @@ class SFT(Stage):
     """AdamW's two decay rates."""
     max_length: Annotated[Annotated[int, Field(ge=16)] | None, AUTO_COUNT] = None
     """Longest row in tokens."""
-    train_on: Literal["all", "last"] = "all"
-    """Which assistant turns of a dialogue are learnt."""
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> SFT:
+    def _hangs_together(self) -> Stage:
         found = [*_lr_errors(self), *_conflicts(self)]
         if found:
             details = [InitErrorDetails(type=error, loc=(key,), input=getattr(self, key)) for key, error in found]
-            raise ValidationError.from_exception_data("SFT", details)
+            raise ValidationError.from_exception_data(type(self).__name__, details)
         return self
 
+    def settle(self, common: ResolvedStage, facts: Facts, sheet: Sheet) -> ResolvedStage:
+        """Fills the values that only this technique has, and writes each on the sheet.
 
-def _lr_errors(stage: SFT) -> list[tuple[str, PydanticCustomError]]:
-    sft = rules.read_table().sft
-    adapter = sft.adapter.value if stage.adapter == "auto" else stage.adapter
-    usual = rules.lr_range(sft, adapter)
+        Args:
+            common: Every value that all techniques share, settled.
+            facts: What is known of model, rows and machine.
+            sheet: What `temper check` prints of this stage.
+
+        Returns:
+            `common` itself, or a subclass of `ResolvedStage` with further fields, all plain values.
+        """
+        del facts, sheet
+        return common
+
+
+def _lr_errors(stage: Stage) -> list[tuple[str, PydanticCustomError]]:
+    table = rules.read_table(stage.technique)
+    adapter = table.adapter.value if stage.adapter == "auto" else stage.adapter
+    usual = rules.lr_range(table, adapter)
     if stage.lr is None or stage.lr < usual.absurd:
         return []
     do = "write one of these, or leave it out and temper chooses"
@@ -124,11 +146,18 @@ def _lr_errors(stage: SFT) -> list[tuple[str, PydanticCustomError]]:
     return [("lr", problem(expected, do))]
 
 
-def _conflicts(stage: SFT) -> list[tuple[str, PydanticCustomError]]:
+def _conflicts(stage: Stage) -> list[tuple[str, PydanticCustomError]]:
     found = []
+    if stage.on_policy:
+        expected = f"nothing, {stage.technique} learns from what the model says and counts steps"
+        found.extend(
+            (key, problem(expected, "remove it, or write `steps: 100`"))
+            for key in ("epochs", "batch_tokens")
+            if getattr(stage, key) is not None
+        )
     if stage.steps is not None and stage.epochs is not None:
         found.append(("steps", problem("either steps or epochs", "remove one of the two, it follows from the other")))
-    if stage.steps is None and stage.replay is not None and stage.replay.share == 1:
+    if stage.steps is None and stage.replay is not None and stage.replay.share == 1 and not stage.on_policy:
         expected = "a number of steps, since a replay share of 100% has no epochs"
         found.append(("steps", problem(expected, "add `steps: 100`")))
     if stage.adapter == "full":
@@ -178,6 +207,11 @@ class Recipe(Frozen):
     probes: Probes
     tolerance: Tolerance = 0.01
     """Largest general drop accepted, at 95 % confidence."""
+    prefer: Literal["domain", "general"] = "domain"
+    """Which of the checkpoints that keep the tolerance: the best of the domain, or of those about as good the one that
+    lost least."""
+    floors: Mapping[str, Share] = {}
+    """Ability -> largest drop accepted of it alone, e.g. `{safety: 0%}`."""
     budget: Budget | None = None
     machine: Machine = Machine()
     seed: Annotated[Count, Field(ge=0)] = 0

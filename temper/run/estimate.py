@@ -16,7 +16,7 @@ from temper.data.datum import count_tokens
 from temper.model.protocol import PASS_TOKENS, Backend, Policy, Sampling
 from temper.probes import kinds, suites
 from temper.probes.base import Item, ProbeSpec, messages_of, take
-from temper.recipe.resolve import ResolvedSFT, step_tokens
+from temper.recipe.resolve import ResolvedStage, step_tokens
 from temper.run.context import Progress
 from temper.run.fold import space_needed
 from temper.run.prepare import Prepared, measure_speed
@@ -80,7 +80,7 @@ def peak_rss() -> int:
 
 
 def _speeds(prepared: Prepared, policy: Policy) -> _Speeds:
-    rows = [d for source in prepared.inventories[0].domain for d in source.datums[:TRIAL_ROWS]][:TRIAL_ROWS]
+    rows = prepared.inventories[0].sample(TRIAL_ROWS)
     policy.learner.logprobs(rows[:1])
     started = time.monotonic()
     policy.learner.logprobs(rows)
@@ -132,7 +132,7 @@ def _length(prepared: Prepared, item: Item) -> int:
     return len(count(item.get("context", "") + item["text"]))
 
 
-def _memory(stage: ResolvedSFT, prepared: Prepared) -> int:
+def _memory(stage: ResolvedStage, prepared: Prepared) -> int:
     """Weights in float32; gradient and two moments for what trains; activations of one forward pass."""
     facts = prepared.facts[0]
     trained = facts.params if stage.adapter == "full" else 4 * (stage.rank or 0) * facts.hidden * 7 * facts.layers

@@ -20,7 +20,7 @@ from temper.events import Choice, DataUsed, Event, Noticed, RunFinished, RunStar
 from temper.model.protocol import Backend, Checkpoint
 from temper.probes import suites
 from temper.probes.base import ProbeSpec, Where
-from temper.recipe.resolve import ResolvedSFT
+from temper.recipe.resolve import ResolvedStage
 from temper.recipe.schema import Recipe
 from temper.run.context import Context, Listener, Progress, Start, mean_score
 from temper.run.folder import RunFolder, locked
@@ -181,7 +181,7 @@ def _done(past: Sequence[Event], stage: str) -> Choice | None:
     return next((e for e in past if isinstance(e, Choice) and e.stage == stage), None)
 
 
-def _result(context: Context, stage: ResolvedSFT, choice: Choice, start: Start) -> Checkpoint:
+def _result(context: Context, stage: ResolvedStage, choice: Choice, start: Start) -> Checkpoint:
     """The checkpoint that a stage hands on; its start when nothing was better."""
     if choice.checkpoint == start.checkpoint.id:
         return start.checkpoint
@@ -192,7 +192,7 @@ def _result(context: Context, stage: ResolvedSFT, choice: Choice, start: Start) 
     )  # fmt: skip
 
 
-def _start_of_next(context: Context, stage: ResolvedSFT, result: Checkpoint) -> Start:
+def _start_of_next(context: Context, stage: ResolvedStage, result: Checkpoint) -> Start:
     """Full weights for the stage that follows, an adapter merged into them; and their domain score."""
     where = Where(checkpoint=result.id, stage=stage.id, step=result.step, alpha=result.alpha)
     found = context.measure(context.open(result), context.domain, split="selection", where=where)

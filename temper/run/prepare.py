@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from temper.data.datum import count_tokens
 from temper.data.documents import open_tables
@@ -22,11 +23,11 @@ from temper.probes import suites
 from temper.probes.base import Probe, ProbeSpec, text_of
 from temper.probes.domain import domain_probe
 from temper.recipe.facts import Facts
-from temper.recipe.resolve import Resolved, ResolvedSFT, resolve, step_tokens
+from temper.recipe.resolve import Resolved, ResolvedStage, resolve, step_tokens
 from temper.recipe.schema import DataFile, DomainProbe, Recipe
-from temper.techniques import sft
-from temper.techniques.base import Plan
+from temper.techniques.base import Plan, Technique
 from temper.techniques.inventory import Exams, Inventory, take_stock
+from temper.techniques.mixing import mixture
 
 Progress = Callable[[str, int, int], None]
 SPEED_ROWS = 512
@@ -58,7 +59,8 @@ class Prepared:
 
     def plan(self, index: int) -> Plan:
         """What stage `index` (from 0) trains on."""
-        return sft.plan(self.resolved.stages[index], self.inventories[index], seed=self.recipe.seed)
+        technique = cast("Technique", self.recipe.stages[index])
+        return technique.plan(self.resolved.stages[index], self.inventories[index], seed=self.recipe.seed)
 
     def notices(self) -> tuple[str, ...]:
         """Everything the user should know before the run, each as `where: text`."""
@@ -78,7 +80,9 @@ class Prepared:
             stocks = {**self.facts[index].available_sources, **self.facts[index].available_replay}
             known = {name: stocks[name] for name in stocks if name in self.facts[index].available_replay}
             told = left_out(asked.categories, known | {n: stocks.get(n, 0) for n in asked.categories})
-        mixed = sft.mixture(stage, inventory, seed=self.recipe.seed)
+        if not stage.batch_tokens:
+            return told
+        mixed = mixture(stage, inventory, seed=self.recipe.seed)
         return (*told, *mixed.notices(stage.steps, stage.batch_tokens))
 
 
@@ -134,11 +138,11 @@ def prepare(
         domain=domain, suite=suite, tuning=tuning, compiles=compiles,
     )  # fmt: skip
     for index in range(len(resolved.stages)):
-        next(prepared.plan(index).feed(0))  # rows that cannot be mixed are told before minutes go into measuring
+        next(prepared.plan(index).rows(), None)  # rows that cannot be mixed are told before minutes go into measuring
     return prepared
 
 
-def train_spec(stage: ResolvedSFT, seed: int) -> TrainSpec:
+def train_spec(stage: ResolvedStage, seed: int) -> TrainSpec:
     """What the backend needs to know of a stage."""
     return TrainSpec(
         rank=stage.rank if stage.adapter == "lora" else None, alpha=stage.alpha or 0.0, beta1=stage.betas[0],
@@ -146,10 +150,10 @@ def train_spec(stage: ResolvedSFT, seed: int) -> TrainSpec:
     )  # fmt: skip
 
 
-def measure_speed(backend: Backend, base: Base, stage: ResolvedSFT, inventory: Inventory) -> float:
+def measure_speed(backend: Backend, base: Base, stage: ResolvedStage, inventory: Inventory) -> float:
     """Tokens per second of a forward and backward pass over real rows here, after a warm-up; nothing is learnt."""
     learner = backend.open(base.checkpoint, train_spec(stage, 0)).learner
-    rows = [d for source in inventory.domain for d in source.datums[:SPEED_ROWS]]
+    rows = inventory.sample(SPEED_ROWS)
     while count_tokens(rows) > SPEED_TOKENS and len(rows) > 2:
         rows = rows[: len(rows) // 2]
     learner.forward_backward(rows[:2], (Term(loss="ce"),))

@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from temper.budget import Ledger
+from temper.data import fetch
 from temper.decide.drop import general_drop
 from temper.decide.frontier import Point, Selection, eligible
 from temper.decide.guard import diverged, guard
 from temper.events import Candidate, CheckpointSaved, Choice, Event, Noticed, Resumed, Step, Verdict
 from temper.model.protocol import Checkpoint, Policy
 from temper.probes.base import Where
-from temper.recipe.resolve import ResolvedSFT
+from temper.recipe.resolve import ResolvedStage
 from temper.run import trace
 from temper.run.context import Context, Start
 from temper.run.folder import RunFolder
 from temper.run.selection import Judge, saved_event, select
-from temper.techniques.base import Plan
+from temper.techniques.base import Live, Plan
 from temper.train import train
 
 RESUME_SECONDS = 30.0
@@ -35,7 +36,7 @@ class StageRun:
     """A stage at work; what it learns on the way is kept in `points` and the log."""
 
     context: Context
-    stage: ResolvedSFT
+    stage: ResolvedStage
     plan: Plan
     start: Start
     policy: Policy
@@ -58,15 +59,17 @@ class StageRun:
         learner, saves = self.policy.learner, self._saves()
         losses = [e.loss for e in self.past if isinstance(e, Step) and e.stage == self.stage.id]
         saved_at, pause = time.monotonic(), RESUME_SECONDS
-        for taken in train(learner, self.plan):
-            step = taken.step
+        for taken in train(self.plan, self._live()):
+            step = dataclasses.replace(taken.step, stage=self.stage.id)
             trace.write(self.context.folder.trace(self.stage.id), taken)
-            self.context.log(dataclasses.replace(step, stage=self.stage.id))
+            self.context.log(step)
             self.ledger = self.ledger.charge(tokens=step.tokens)
             losses.append(step.loss)
             problem = diverged(losses)
             if problem:
                 return self._diverged(step.step, problem)
+            if self._watched(step):
+                return True
             spent = self.ledger.spent
             if step.step in saves or spent:
                 if self._look(points, last=spent or step.step == self.plan.steps):
@@ -82,6 +85,22 @@ class StageRun:
                 self.context.log(Noticed(where="budget", text=text))
                 return False
         return False
+
+    def _watched(self, step: Step) -> bool:
+        """Logs what the technique has to say about a step; True when it says stop."""
+        said = self.plan.watch(step) if self.plan.watch else ()
+        for event in said:
+            self.context.log(event)
+        return any(isinstance(event, Verdict) and event.level == "stop" for event in said)
+
+    def _live(self) -> Live:
+        context = self.context
+        return Live(
+            policy=self.policy, start=self.start.checkpoint, open=context.open,
+            locate=lambda name: context.backend.locate(name).checkpoint, renderer=context.renderer,
+            folder=context.folder.stage(self.stage.id), cache=fetch.cache_dir(), log=context.log,
+            progress=context.progress, past=self.past,
+        )  # fmt: skip
 
     def _look(self, points: list[Point], *, last: bool) -> bool:
         """Saves a candidate, screens it and asks the guard; True to stop."""

@@ -1,18 +1,52 @@
-"""Plan: what a stage comes down to before the loop runs it. Imports data and losses."""
+"""Plan: what a stage comes down to before the loop runs it, and what it may use while it runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from temper.data.datum import Datum
+from temper.data.render import Renderer
+from temper.events import Event, Step
 from temper.losses import Objective
+from temper.model.protocol import Checkpoint, Policy
+from temper.recipe.resolve import ResolvedStage
+
+if TYPE_CHECKING:
+    from temper.techniques.inventory import Inventory
 
 Schedule = Callable[[int], float]
 """0-based step -> learning rate."""
-Feed = Callable[[int], Iterator[list[Datum]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What a feed may use while its stage runs; one that is made of rows needs none of it."""
+
+    policy: Policy
+    """With the weights that are being trained."""
+    start: Checkpoint
+    """Full weights that the stage began with."""
+    open: Callable[[Checkpoint], Policy]
+    """Another model, to answer only."""
+    locate: Callable[[str], Checkpoint]
+    """A model by name, hub id or folder."""
+    renderer: Renderer
+    folder: Path
+    """Of this stage in the run."""
+    cache: Path
+    """Shared by all runs: what is written there is named by its content."""
+    log: Callable[[Event], Event]
+    progress: Callable[[str, int, int], None]
+    """(what, done, of): for the person who waits."""
+    past: Sequence[Event] = ()
+    """Events of this run's earlier sittings."""
+
+
+Feed = Callable[[int, Live], Iterator[list[Datum]]]
 """First step (0-based) -> the batches from there on."""
 
 
@@ -21,9 +55,29 @@ class Plan:
     """A stage, ready to run."""
 
     feed: Feed
+    rows: Callable[[], Iterator[Datum]]
+    """What `temper check --show` prints: rows as the model will see them, without a model."""
     objective: Objective
     steps: int
     schedule: Schedule
+    on_policy: bool = False
+    """Whether a batch depends on the weights of its step, so that none is prepared ahead."""
+    watch: Callable[[Step], Sequence[Event]] | None = None
+    """Told every step; what it returns is logged, and a verdict to stop ends the stage."""
+
+
+class Technique(Protocol):
+    """What a stage of a recipe does beside being a value."""
+
+    def plan(self, stage: ResolvedStage, inventory: Inventory, *, seed: int) -> Plan:
+        """What the stage trains on, how long, and at which rates.
+
+        Args:
+            stage: What the technique's own `settle` returned.
+            inventory: The rows it may draw on.
+            seed: Of the order and of whatever is drawn.
+        """
+        ...
 
 
 def schedule(kind: Literal["constant", "linear", "cosine"], *, peak: float, warmup: int, steps: int) -> Schedule:

@@ -133,7 +133,7 @@ def _own_rows(name: str, category: str, rows: Sequence[Row], renderer: Renderer)
 
 def prompts(seed: int) -> list[replay.Prompt]:
     """What the base is asked for its own answers, in the proportions of the usual mix."""
-    table = rules.read_table().sft
+    table = rules.read_table()
     weights = rules.normalised({c: w for c, w in dict(table.replay_categories.value).items() if c != REFUSAL_SOURCE})
     return [p for category, part in weights.items() for p in replay.prompts(category, round(OWN_PROMPTS * part), seed)]
 

@@ -8,30 +8,39 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from temper.data import documents, fetch, filters
-from temper.data.datum import count_supervised, count_tokens, lengths
+from temper.data.datum import Datum, count_supervised, count_tokens, lengths
 from temper.data.filters import HeldOut
 from temper.data.lint import Finding, Knowledge, Marks, conclude, inspect, know
 from temper.data.render import Renderer
 from temper.data.rows import Row, Stream
 from temper.data.tokenise import Job, Stored, tokenise
 from temper.errors import DataError
-from temper.model.protocol import Base, Policy, Shape
+from temper.model.protocol import Base, Policy, Shape, Tokens
 from temper.recipe.facts import Facts
-from temper.recipe.schema import Recipe, Stage
+from temper.recipe.schema import DataFile, Learns, Recipe, Stage
 from temper.techniques import general
 from temper.techniques.general import Rows
 
-UNFIT: Mapping[str, str] = {
+FITS: Mapping[Learns, tuple[str, str]] = {
+    "answers": ("rows with answers", "prompts and completions, or conversations that end with the assistant"),
+    "text": ("documents or rows of text", "a folder of .txt, .md or .html files, or rows of `text`"),
+    "pairs": ("preference pairs", "rows with `prompt`, `chosen` and `rejected`"),
+    "tasks": ("tasks", "rows with `prompt` and `reference`"),
+}
+"""What a technique learns from, and how that is written."""
+BETTER: Mapping[str, str] = {
     "task": "tasks, which have no answer to learn; use `technique: rft`, or add the answers as completions",
     "chosen/rejected": "preference pairs; use `technique: dpo`, or keep the better answer alone as a completion",
+    "text": "plain text, which asks and answers nothing; use `technique: cpt`",
+    "": "prompts with answers; use `technique: sft`",
 }
-"""Shapes that supervised fine-tuning cannot learn from, and what to do with them."""
+"""Shape of rows -> what they are and what suits them; the last for every other one."""
 BYTES_PER_ROW = 500
 """Of a file, to guess its rows before it is read."""
 OWN_PART = 0.75
@@ -48,8 +57,8 @@ class FileRead:
     rows: int
     dropped: Mapping[str, Mapping[str, int]]
     """Filter -> reason -> rows it left out."""
-    listed: Path
-    """Where every row left out is listed."""
+    listed: Path | None
+    """Where every row left out is listed; None where none is kept."""
     cached: bool
     """Whether its tokens were there already."""
 
@@ -60,22 +69,33 @@ class Inventory:
 
     domain: tuple[Rows, ...]
     general: tuple[Rows, ...]
+    tasks: tuple[Row, ...] = ()
+    """Prompts to try, for a technique that learns from what the model says; `domain` is empty then."""
+    prompts: tuple[Tokens, ...] = ()
+    """The same, rendered."""
     files: tuple[FileRead, ...] = ()
     findings: tuple[Finding, ...] = ()
     notices: tuple[str, ...] = ()
+
+    def sample(self, count: int) -> list[Datum]:
+        """Some rows of the usual length, to measure with: the domain's, or prompts where it has no rows."""
+        rows = [datum for source in self.domain for datum in source.datums[:count]][:count]
+        if rows:
+            return [replace(d, weights={"ce": next(iter(d.weights.values()))}, group=-1) for d in rows]
+        return [Datum(tokens=t, weights={"ce": (1.0,) * (len(t) - 1)}) for t in self.prompts[:count] if len(t) > 1]
 
     def facts(self, shape: Shape, exam_rows: int) -> Facts:
         """What `resolve` needs to know."""
         available: dict[str, int] = {}
         for rows in self.general:
             available[rows.category] = available.get(rows.category, 0) + count_supervised(rows.datums)
+        longest = [int(lengths(rows.datums).max()) for rows in (*self.domain, *self.general)]
         return Facts(
             params=shape.params, hidden=shape.hidden, layers=shape.layers, architecture=shape.architecture,
-            train_rows=sum(len(rows.datums) for rows in self.domain),
+            train_rows=sum(len(rows.datums) for rows in self.domain) + len(self.tasks),
             domain_supervised=sum(count_supervised(rows.datums) for rows in self.domain),
-            domain_tokens=sum(count_tokens(rows.datums) for rows in self.domain),
-            longest_row=max(int(lengths(rows.datums).max()) for rows in (*self.domain, *self.general)),
-            available_replay=available,
+            domain_tokens=sum(count_tokens(rows.datums) for rows in self.domain) + sum(map(len, self.prompts)),
+            longest_row=max((*longest, *map(len, self.prompts))), available_replay=available,
             available_sources={rows.name: count_supervised(rows.datums) for rows in self.general},
             exam_rows=exam_rows, device=shape.device, cores=os.cpu_count() or 1, context_length=shape.context,
             replay_tokens=sum(count_tokens(rows.datums) for rows in self.general),
@@ -107,53 +127,115 @@ def take_stock(
         answer: Opens the base model; called only when it must still write its own answers.
         progress: Told (what, done, of) while files are read and answers are written.
     """
+    wanted = stage.replay if stage.replay is not None and stage.replay.share != 0 else None
+    found = wanted and general.gather(wanted, base, renderer, seed=recipe.seed, answer=answer, progress=progress)
+    rows, notices = (found.rows, found.notices) if found else ((), ())
+    read = _tasks(recipe, stage, renderer) if stage.learns == "tasks" else _rows(
+        recipe, stage, base, renderer, exams, progress
+    )  # fmt: skip
+    return replace(read, general=rows, notices=(*read.notices, *notices))
+
+
+def _rows(
+    recipe: Recipe, stage: Stage, base: Base, renderer: Renderer, exams: Exams, progress: Progress | None
+) -> Inventory:
+    """The stage's files as tokens, looked over by the linter."""
     domain: list[Rows] = []
     files: list[FileRead] = []
     findings: list[Finding] = []
     notices: list[str] = []
-    for source, streams in ((s, documents.open_tables(s.file, s.columns)) for s in stage.data):
-        for stream in streams:
-            knowledge = know(
-                exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique="sft", rows=_guess(stream)
+    for source, stream in _streams(stage):
+        knowledge = know(
+            exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique=stage.technique,
+            rows=_guess(stream),
+        )  # fmt: skip
+        job = _job(recipe, stage, source.file, stream, base, _name(stream, domain))
+        notes = _notes(job, renderer, exams)
+        known = notes.is_file()
+        if not known:
+            job = replace(job, inspect=partial(inspect, knowledge=knowledge))
+        stored = tokenise(job, renderer, progress=progress)
+        rows = _read(stored, stream, stage)
+        findings += _recall(notes) if known else _findings(stored, knowledge, notes)
+        notices += filters.notices(rows.dropped, rows.rows + _count(rows.dropped), where=stream.path.name)
+        files.append(rows)
+        domain.append(
+            Rows(
+                name=job.name, role="domain", category="domain", origin=stream.path.name, licence="yours",
+                datums=stored.store, fingerprint=stored.store.fingerprint[:16],
             )
-            job = _job(recipe, stage, source.file, stream, base, _name(stream, domain))
-            notes = _notes(job, renderer, exams)
-            known = notes.is_file()
-            if not known:
-                job = replace(job, inspect=partial(inspect, knowledge=knowledge))
-            stored = tokenise(job, renderer, progress=progress)
-            rows = _read(stored, stream, stage)
-            findings += _recall(notes) if known else _findings(stored, knowledge, notes)
-            notices += filters.notices(rows.dropped, rows.rows + _count(rows.dropped), where=stream.path.name)
-            files.append(rows)
-            domain.append(
-                Rows(
-                    name=job.name, role="domain", category="domain", origin=stream.path.name, licence="yours",
-                    datums=stored.store, fingerprint=stored.store.fingerprint[:16],
-                )
-            )  # fmt: skip
-    wanted = stage.replay if stage.replay is not None and stage.replay.share != 0 else None
-    found = wanted and general.gather(wanted, base, renderer, seed=recipe.seed, answer=answer, progress=progress)
+        )  # fmt: skip
     return Inventory(
-        domain=tuple(domain), general=found.rows if found else (), files=tuple(files), findings=tuple(findings),
-        notices=(*notices, *(found.notices if found else ())),
-    )  # fmt: skip
+        domain=tuple(domain), general=(), files=tuple(files), findings=tuple(findings), notices=tuple(notices)
+    )
+
+
+def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer) -> Inventory:
+    """The stage's files as prompts to try; none is tried twice for standing twice in them."""
+    kept: dict[str, Row] = {}
+    files: list[FileRead] = []
+    notices: list[str] = []
+    for source, stream in _streams(stage):
+        found = filters.apply(
+            list(stream.rows()), (*_held_out(recipe, source.file), *stage.filters), where=stream.path.name
+        )
+        dropped = filters.tally(found.dropped)
+        notices += found.notices
+        kept |= {row.id: row for row in found.rows}
+        files.append(
+            FileRead(
+                path=stream.path, shape=stream.shape, rows=len(found.rows), dropped=dropped, listed=None, cached=False
+            )
+        )
+    if not kept:
+        names = ", ".join(source.file.name for source in stage.data)
+        raise DataError(f"{names}: no tasks are left; expected at least one for technique {stage.technique}")
+    rows = tuple(kept.values())
+    prompts = tuple(renderer.prompt(row.prompt) for row in rows)
+    return Inventory(domain=(), general=(), tasks=rows, prompts=prompts, files=tuple(files), notices=tuple(notices))
+
+
+def _streams(stage: Stage) -> Iterator[tuple[DataFile, Stream]]:
+    """Every source of the stage, refused when the technique cannot learn from its rows."""
+    for source in stage.data:
+        for stream in documents.open_tables(source.file, source.columns):
+            if not _suits(stage.learns, stream.shape):
+                what, how = FITS[stage.learns]
+                better = BETTER.get(stream.shape, BETTER[""])
+                raise DataError(
+                    f"{stream.path}: found {better}; expected {what} for technique {stage.technique} ({how})"
+                )
+            yield source, stream
+
+
+def _suits(learns: Learns, shape: str) -> bool:
+    match learns:
+        case "pairs":
+            return shape == "chosen/rejected"
+        case "text":
+            return shape == "text"
+        case "tasks":
+            return shape not in ("text", "chosen/rejected")
+        case "answers":
+            return shape not in ("task", "chosen/rejected")
 
 
 def _job(recipe: Recipe, stage: Stage, file: Path, stream: Stream, base: Base, name: str) -> Job:
     """How a file of the stage becomes tokens; what a probe holds out of the same file is left out first."""
-    fix = UNFIT.get(stream.shape)
-    if fix:
-        raise DataError(f"{stream.path}: found {fix}; expected rows with answers for technique {stage.technique}")
-    held = [
+    return Job(
+        source=stream, name=name, folder=base.folder, train_on=getattr(stage, "train_on", "all"),
+        max_length=stage.max_length, filters=(*_held_out(recipe, file), *stage.filters),
+        pairs=stage.learns == "pairs",
+    )  # fmt: skip
+
+
+def _held_out(recipe: Recipe, file: Path) -> list[HeldOut]:
+    """What leaves out the rows of a file that a probe asks."""
+    return [
         HeldOut(share=probe.split, group=probe.group)
         for probe in recipe.probes.domain
         if probe.split is not None and probe.file == file
     ]
-    return Job(
-        source=stream, name=name, folder=base.folder, train_on=getattr(stage, "train_on", "all"),
-        max_length=getattr(stage, "max_length", None), filters=(*held, *stage.filters),
-    )  # fmt: skip
 
 
 def _name(stream: Stream, taken: Sequence[Rows]) -> str:

@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Literal
 
-from temper.data.datum import Datum
-from temper.data.mixture import MixSource, Mixture
-from temper.losses import Term
-from temper.recipe.resolve import ResolvedSFT
-from temper.techniques.base import Plan, schedule
-from temper.techniques.inventory import Inventory, shares
-
-
-def plan(stage: ResolvedSFT, inventory: Inventory, *, seed: int) -> Plan:
-    """What the stage trains on, how long, and at which rates."""
-    mixed = mixture(stage, inventory, seed=seed)
-
-    def feed(start: int) -> Iterator[list[Datum]]:
-        step = start
-        while True:
-            yield mixed.step(step, stage.batch_tokens)
-            step += 1
-
-    return Plan(
-        feed=feed,
-        objective=(Term(loss="ce"), *([Term(loss="kl", scale=stage.keep_scale)] if stage.keep == "kl" else [])),
-        steps=stage.steps,
-        schedule=schedule(stage.schedule, peak=stage.lr, warmup=stage.warmup_steps, steps=stage.steps),
-    )
+from temper.recipe.facts import Facts
+from temper.recipe.resolve import ResolvedStage, extend, plain
+from temper.recipe.schema import Stage
+from temper.recipe.sheet import Sheet
+from temper.techniques.base import Plan
+from temper.techniques.inventory import Inventory
+from temper.techniques.mixing import mixture, plan_rows
 
 
-def mixture(stage: ResolvedSFT, inventory: Inventory, *, seed: int) -> Mixture:
-    """The stage's sources with their shares."""
-    by_source = shares(inventory, stage.replay_share, stage.replay_from)
-    rows = [r for r in (*inventory.domain, *inventory.general) if by_source.get(r.name, 0) > 0]
-    sources = (
-        MixSource(
-            name=r.name,
-            role=r.role,
-            category=r.category,
-            datums=_held(r.datums) if r.role == "general" and stage.keep == "kl" else r.datums,
-            share=by_source[r.name],
-        )
-        for r in rows
-    )
-    return Mixture(sources=tuple(sources), seed=seed)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedSFT(ResolvedStage):
+    """A supervised fine-tuning stage with nothing left open."""
+
+    train_on: Literal["all", "last"]
 
 
-def _held(datums: Sequence[Datum]) -> tuple[Datum, ...]:
-    """The same rows, to hold the model's distribution on them instead of learning their answers."""
-    return tuple(replace(d, weights={"kl": d.weights["ce"]}) for d in datums)
+class SFT(Stage):
+    """Supervised fine-tuning on prompts and answers."""
+
+    technique: Literal["sft"] = "sft"  # pyright: ignore[reportIncompatibleVariableOverride]
+    train_on: Literal["all", "last"] = "all"
+    """Which assistant turns of a dialogue are learnt."""
+
+    def settle(self, common: ResolvedStage, facts: Facts, sheet: Sheet) -> ResolvedSFT:
+        """Adds which turns are learnt."""
+        del facts
+        said = self.train_on if "train_on" in self.model_fields_set else None
+        turns = sheet.take("train_on", said, plain(self.train_on, "every assistant turn is learnt"))
+        return extend(common, ResolvedSFT, train_on=turns)
+
+    def plan(self, stage: ResolvedSFT, inventory: Inventory, *, seed: int) -> Plan:
+        """What the stage trains on, how long, and at which rates."""
+        return plan_rows(stage, mixture(stage, inventory, seed=seed))

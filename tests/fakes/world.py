@@ -21,9 +21,11 @@ from temper.data.render import Renderer
 from temper.data.rows import Message
 from temper.events import Event
 from temper.model.fake import FakeBackend
+from temper.model.protocol import Checkpoint, Learner, Policy
 from temper.recipe.load import load
 from temper.recipe.schema import Recipe
 from temper.run.fold import RunResult, run
+from temper.techniques.base import Live
 from tests.tiny import tiny_tokenizer
 
 SUBJECTS = ("The quick brown fox", "The quick fox", "The brown fox", "The lazy fox", "The lazy brown fox")
@@ -102,6 +104,17 @@ def stage(**fields: Any) -> Mapping[str, Any]:
         "batch_tokens": 48, "checkpoints": 3, "schedule": "constant", "warmup": 0, "clip": 100,
     }  # fmt: skip
     return {**defaults, **fields}
+
+
+def live(learner: Learner, folder: Path) -> Live:
+    """What a stage has while it runs, around a learner; logs nowhere, and cannot answer."""
+    nobody = Policy(learner=learner, sampler=None)  # pyright: ignore[reportArgumentType]
+    nowhere = Checkpoint(id="base", path=folder, base=folder)
+    return Live(
+        policy=nobody, start=nowhere, open=lambda _: nobody, locate=lambda _: nowhere,
+        renderer=None,  # pyright: ignore[reportArgumentType]
+        folder=folder, cache=folder, log=lambda event: event, progress=_ignore,
+    )  # fmt: skip
 
 
 def of(log: Sequence[Event], kind: type[Any]) -> list[Any]:

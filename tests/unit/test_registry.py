@@ -6,7 +6,7 @@ import pytest
 
 from temper import registry
 from temper.errors import RecipeError
-from temper.recipe.schema import SFT
+from temper.techniques.sft import SFT
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, table in registry.BUILT_IN.items() for n in table])
@@ -20,8 +20,8 @@ def test_a_built_in_name_is_the_object_of_the_table() -> None:
 
 
 def test_a_dotted_name_loads_any_module() -> None:
-    assert registry.load("technique", "temper.recipe.schema:SFT") is SFT
-    assert registry.load("technique", "temper.recipe.schema:SFT.__name__") == "SFT"
+    assert registry.load("technique", "temper.techniques.sft:SFT") is SFT
+    assert registry.load("technique", "temper.techniques.sft:SFT.__name__") == "SFT"
 
 
 def test_a_file_is_looked_up_beside_the_recipe_and_loaded_once(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
     [
         ("./gone.py:Mine", "no such file"),
         ("no_such_package.mod:Mine", "no module 'no_such_package'"),
-        ("temper.recipe.schema:STF", "has no 'STF'; did you mean 'SFT'"),
+        ("temper.techniques.sft:STF", "has no 'STF'; did you mean 'SFT'"),
     ],
 )
 def test_a_name_that_leads_nowhere_says_where_it_broke_off(tmp_path: Path, name: str, told: str) -> None:

@@ -17,7 +17,7 @@ from temper.data.lint.codes import CODES, GROUPS, Code, Level
 from temper.data.lint.facts import RowFacts, inspect
 from temper.data.lint.faults import from_errors, from_faults
 from temper.data.lint.finding import Finding, as_text
-from temper.data.lint.knowledge import Held, Knowledge, Marks, Technique, know
+from temper.data.lint.knowledge import Held, Knowledge, Marks, know
 from temper.data.lint.mix import mix_findings
 from temper.data.lint.reduce import conclude
 from temper.data.lint.secrets import find_key, find_personal
@@ -25,7 +25,7 @@ from temper.data.lint.text import Flag
 from temper.data.rows import Row
 
 __all__ = [
-    "CODES", "GROUPS", "Code", "Finding", "Flag", "Held", "Knowledge", "Level", "Marks", "RowFacts", "Technique",
+    "CODES", "GROUPS", "Code", "Finding", "Flag", "Held", "Knowledge", "Level", "Marks", "RowFacts",
     "as_text", "conclude", "find_key", "find_personal", "from_errors", "from_faults", "inspect", "know", "lint",
     "mix_findings",
 ]  # fmt: skip
@@ -38,7 +38,7 @@ def lint(
     lengths: Sequence[int] = (),
     max_length: int | None = None,
     datums: Sequence[Datum] = (),
-    technique: Technique = "sft",
+    technique: str = "sft",
     marks: Marks | None = None,
 ) -> tuple[Finding, ...]:
     """All findings about rows in memory, in the order of their codes; a clean data set has none.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from temper.data.lint.words import BOILERPLATE, GramIndex, MinHash, hash_of, normal
 from temper.data.rows import Message, Row
@@ -16,7 +16,6 @@ from temper.data.rows import Message, Row
 if TYPE_CHECKING:
     from temper.data.render import Renderer
 
-Technique = Literal["cpt", "sft", "rft", "dpo"]
 FEWEST_WORDS = 8
 """Words of a probe's item from which a training row that says the same was copied, not met by chance."""
 COMPARED = 200_000
@@ -61,7 +60,7 @@ class Held:
 class Knowledge:
     """What a row is compared with."""
 
-    technique: Technique = "sft"
+    technique: str = "sft"
     max_length: int | None = None
     """Tokens that fit."""
     marks: Marks = field(default_factory=Marks)
@@ -140,7 +139,7 @@ def know(
     probes: Mapping[str, Sequence[str]] | None = None,
     marks: Marks | None = None,
     max_length: int | None = None,
-    technique: Technique = "sft",
+    technique: str = "sft",
     rows: int = 0,
 ) -> Knowledge:
     """What the linter has to know.

@@ -160,8 +160,8 @@ def _too_few(rows: Gathered, knowledge: Knowledge) -> Iterator[Finding]:
         if chars < FEWEST_CHARS:
             what = f"{chars} characters of text, fewer than {FEWEST_CHARS}"
             yield finding("T005", where, what, fix="add text; some hundred pages are a usual beginning")
-    elif rows.rows < FEWEST[knowledge.technique]:
-        what = f"{rows.rows} training rows, fewer than {FEWEST[knowledge.technique]} for {knowledge.technique}"
+    elif rows.rows < (fewest := FEWEST.get(knowledge.technique, FEWEST["sft"])):
+        what = f"{rows.rows} training rows, fewer than {fewest} for {knowledge.technique}"
         yield finding("T005", where, what)
 
 

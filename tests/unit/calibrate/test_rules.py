@@ -11,13 +11,13 @@ from temper.calibrate import rules
 
 
 @pytest.fixture
-def sft() -> rules.SFTTable:
+def sft() -> rules.TechniqueTable:
     """The table as it is; its numbers are tuned, so no test names them."""
-    return rules.read_table().sft
+    return rules.read_table()
 
 
 @pytest.fixture
-def fixed(sft: rules.SFTTable) -> rules.SFTTable:
+def fixed(sft: rules.TechniqueTable) -> rules.TechniqueTable:
     """A table whose numbers stand still, for arithmetic by hand."""
     return sft.model_copy(
         update={
@@ -31,12 +31,23 @@ def fixed(sft: rules.SFTTable) -> rules.SFTTable:
     )
 
 
-def test_every_number_of_the_table_has_evidence(sft: rules.SFTTable) -> None:
-    for name in rules.SFTTable.model_fields:
+def test_every_number_of_the_table_has_evidence(sft: rules.TechniqueTable) -> None:
+    for name in set(rules.TechniqueTable.model_fields) - {"own"}:
         assert len(getattr(sft, name).evidence) > 20, name
 
 
-def test_usual_rates_contain_what_the_table_itself_chooses(sft: rules.SFTTable) -> None:
+def test_a_technique_overrides_what_it_says_and_takes_the_rest_from_supervised_fine_tuning(tmp_path: Path) -> None:
+    own = Path(rules.__file__).with_name("table.toml").read_text(encoding="utf-8")
+    path = tmp_path / "table.toml"
+    more = '\n[mine.rank]\nvalue = 3\nevidence = "x"\n\n[mine.steepness]\nvalue = 0.5\nevidence = "y"\n'
+    path.write_text(own + more, encoding="utf-8")
+    mine, usual = rules.read_table("mine", path), rules.read_table(path=path)
+    assert (mine.rank.value, mine.clip, usual.own) == (3, usual.clip, {})
+    assert mine.own["steepness"].value == 0.5
+    assert rules.read_table("unheard-of", path) == usual
+
+
+def test_usual_rates_contain_what_the_table_itself_chooses(sft: rules.TechniqueTable) -> None:
     for adapter in ("lora", "full"):
         usual = rules.lr_range(sft, adapter)
         for steps in (1, 50, 200, 201, 100_000):
@@ -62,14 +73,14 @@ def test_the_rule_names_the_limit_and_the_fact() -> None:
     assert rules.pick(entry(), 4000).rule == "0.0004 for steps above 200; here 4,000"
 
 
-def test_full_fine_tuning_takes_a_lower_rate_than_an_adapter(sft: rules.SFTTable) -> None:
+def test_full_fine_tuning_takes_a_lower_rate_than_an_adapter(sft: rules.TechniqueTable) -> None:
     for steps in (100, 1000):
         lora = rules.learning_rate(sft, adapter="lora", alpha=32.0, steps=steps, hidden=2000).value
         full = rules.learning_rate(sft, adapter="full", alpha=32.0, steps=steps, hidden=2000).value
         assert full < lora
 
 
-def test_the_adapters_rate_falls_as_alpha_scales_the_update_up(fixed: rules.SFTTable) -> None:
+def test_the_adapters_rate_falls_as_alpha_scales_the_update_up(fixed: rules.TechniqueTable) -> None:
     usual = rules.learning_rate(fixed, adapter="lora", alpha=32.0, steps=100, hidden=2000)
     double = rules.learning_rate(fixed, adapter="lora", alpha=64.0, steps=100, hidden=2000)
     assert (usual.value, double.value) == pytest.approx((1e-3, 5e-4))
@@ -78,7 +89,7 @@ def test_the_adapters_rate_falls_as_alpha_scales_the_update_up(fixed: rules.SFTT
     assert tiny.value == rules.lr_range(fixed, "lora").high  # not 0.032, which no run survives
 
 
-def test_the_rate_falls_with_the_width_of_the_model(fixed: rules.SFTTable) -> None:
+def test_the_rate_falls_with_the_width_of_the_model(fixed: rules.TechniqueTable) -> None:
     # with exponent 0.5: 1e-3 x (2000 / 8000)^0.5 = 5e-4; x (2000 / 500)^0.5 = 2e-3
     halves = fixed.model_copy(update={"lr_width": rules.Entry(value=0.5, evidence="x")})
     wide, narrow = (
@@ -88,17 +99,17 @@ def test_the_rate_falls_with_the_width_of_the_model(fixed: rules.SFTTable) -> No
     assert "x (2000/8000)^0.5 for the width" in wide.rule
 
 
-def test_batch_is_the_tables_for_ordinary_data(fixed: rules.SFTTable) -> None:
+def test_batch_is_the_tables_for_ordinary_data(fixed: rules.TechniqueTable) -> None:
     # 20000 tokens in 1000 rows: 8 rows are 160 tokens, a 16th of the data 1250, so the table's 512 holds.
     assert rules.batch_tokens(fixed, rows=1000, supervised=20_000).value == 512
 
 
-def test_batch_shrinks_for_tiny_data_so_that_an_epoch_has_steps(fixed: rules.SFTTable) -> None:
+def test_batch_shrinks_for_tiny_data_so_that_an_epoch_has_steps(fixed: rules.TechniqueTable) -> None:
     # 6000 / 16 = 375, rounded up to 384; 8 rows of 6000/255 tokens are 188, less than that.
     assert rules.batch_tokens(fixed, rows=255, supervised=6000).value == 384
 
 
-def test_batch_holds_a_handful_of_rows_when_answers_are_long(fixed: rules.SFTTable) -> None:
+def test_batch_holds_a_handful_of_rows_when_answers_are_long(fixed: rules.TechniqueTable) -> None:
     # 100 rows of 300 tokens: 8 rows are 2400 tokens, rounded up to 2432, though the table says 512.
     assert rules.batch_tokens(fixed, rows=100, supervised=30_000).value == 2432
 
@@ -115,13 +126,13 @@ def test_an_exact_number_of_steps_is_not_rounded_up() -> None:
     assert rules.count_steps(epochs=0.001, supervised=10, share=0, batch=512) == 1
 
 
-def test_max_length_rounds_up_and_stops_at_the_context(fixed: rules.SFTTable) -> None:
+def test_max_length_rounds_up_and_stops_at_the_context(fixed: rules.TechniqueTable) -> None:
     assert rules.max_length(fixed, longest=90, context=None).value == 128
     assert rules.max_length(fixed, longest=128, context=2048).value == 128
     assert rules.max_length(fixed, longest=3000, context=2048).value == 2048
 
 
-def test_categories_without_data_leave_their_weight_to_the_others(fixed: rules.SFTTable) -> None:
+def test_categories_without_data_leave_their_weight_to_the_others(fixed: rules.TechniqueTable) -> None:
     # 45 and 15 are left of 100: three quarters and one quarter.
     ruled = rules.replay_categories(fixed, {"instruction": 10, "safety": 5, "code": 0})
     assert ruled.value == pytest.approx({"instruction": 0.75, "safety": 0.25})
@@ -129,7 +140,7 @@ def test_categories_without_data_leave_their_weight_to_the_others(fixed: rules.S
     assert rules.replay_categories(fixed, {}).value == {}
 
 
-def test_default_categories_rehearse_safety(sft: rules.SFTTable) -> None:
+def test_default_categories_rehearse_safety(sft: rules.TechniqueTable) -> None:
     everything = dict.fromkeys(("instruction", "reasoning", "knowledge", "code", "safety"), 1000)
     weights = rules.replay_categories(sft, everything).value
     assert weights["safety"] > 0
@@ -152,4 +163,4 @@ def test_a_typing_error_in_the_table_is_found(tmp_path: Path, old: str, new: str
     path = tmp_path / "table.toml"
     path.write_text(broken, encoding="utf-8")
     with pytest.raises(ValidationError):
-        rules.read_table(path)
+        rules.read_table(path=path)

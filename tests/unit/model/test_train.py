@@ -13,15 +13,16 @@ import torch
 from temper.data.datum import Datum
 from temper.events import Step
 from temper.model.protocol import Learner
-from temper.techniques.base import Plan, schedule
+from temper.techniques.base import Live, Plan, schedule
 from temper.train import train as run_plan
+from tests.fakes.world import live
 from tests.unit.model import plain
 from tests.unit.model.plain import CE, learner_of, row
 
 
 def train(learner: Learner, planned: Plan) -> Iterator[Step]:
     """The steps alone."""
-    return (taken.step for taken in run_plan(learner, planned))
+    return (taken.step for taken in run_plan(planned, live(learner, Path())))
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,14 @@ def batch(step: int) -> list[Datum]:
     ]
 
 
-def feed(first: int) -> Iterator[list[Datum]]:
+def feed(first: int, _: Live) -> Iterator[list[Datum]]:
     return (batch(step) for step in itertools.count(first))
 
 
 def plan(steps: int) -> Plan:
     return Plan(
-        feed=feed, objective=CE, steps=steps, schedule=schedule("linear", peak=1e-3, warmup=2, steps=steps),
+        feed=feed, rows=lambda: iter(batch(0)), objective=CE, steps=steps,
+        schedule=schedule("linear", peak=1e-3, warmup=2, steps=steps),
     )  # fmt: skip
 
 
@@ -92,7 +94,10 @@ def test_the_loop_goes_on_from_the_learners_own_step(base: Path, tmp_path: Path)
 
 
 def test_a_feed_that_ends_ends_the_loop(base: Path) -> None:
-    short = Plan(feed=lambda first: iter([batch(0)][first:]), objective=CE, steps=9, schedule=lambda _: 1e-3)
+    short = Plan(
+        feed=lambda first, _: iter([batch(0)][first:]), rows=lambda: iter(batch(0)), objective=CE, steps=9,
+        schedule=lambda _: 1e-3,
+    )  # fmt: skip
     assert [s.step for s in train(learner_of(base), short)] == [1]
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from temper.errors import RecipeError
 from temper.recipe.load import load
-from temper.recipe.schema import SFT, Recipe
+from temper.recipe.schema import Recipe
+from temper.techniques.sft import SFT
 
 GOOD = """\
 base: smollm2-135m-instruct
@@ -187,7 +188,7 @@ def test_bytes_that_are_not_text_are_refused(folder: Path) -> None:
 
 
 def test_a_technique_of_ones_own_is_read_by_its_own_model(folder: Path) -> None:
-    own = "from temper.recipe.schema import SFT\n\nclass Mine(SFT):\n    technique: str = 'mine'\n    extra: int = 1\n"
+    own = "from temper.techniques.sft import SFT\n\nclass Mine(SFT):\n    technique: str = 'mine'\n    extra: int = 1\n"
     (folder / "mine.py").write_text(own, encoding="utf-8")
     text = GOOD.replace("technique: sft", "technique: ./mine.py:Mine") + "    extra: 5\n"
     assert read(folder, text).stages[0].model_dump()["extra"] == 5

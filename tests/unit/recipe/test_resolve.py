@@ -9,8 +9,9 @@ import pytest
 from temper.calibrate import rules
 from temper.errors import RecipeError
 from temper.events import Setting
-from temper.recipe.resolve import Facts, Resolved, ResolvedSFT, resolve, step_tokens
+from temper.recipe.resolve import Facts, Resolved, resolve, step_tokens
 from temper.recipe.schema import Recipe
+from temper.techniques.sft import ResolvedSFT
 
 FACTS = Facts(
     params=135_000_000,
@@ -41,7 +42,9 @@ def recipe(stage: dict[str, Any] | None = None, **more: Any) -> Recipe:
 
 
 def one(stage: dict[str, Any] | None = None, facts: Facts = FACTS, **more: Any) -> ResolvedSFT:
-    return resolve(recipe(stage, **more), facts).stages[0]
+    (settled,) = resolve(recipe(stage, **more), facts).stages
+    assert isinstance(settled, ResolvedSFT)
+    return settled
 
 
 def setting(resolved: Resolved, path: str) -> Setting:
@@ -52,7 +55,8 @@ def setting(resolved: Resolved, path: str) -> Setting:
 def test_every_value_of_a_stage_is_a_setting_with_its_reason() -> None:
     resolved = resolve(recipe(), FACTS)
     paths = {s.path.removeprefix("stages.0.") for s in resolved.settings}
-    fields = set(ResolvedSFT.__dataclass_fields__) - {"id", "replay_share", "replay_from", "warmup_steps", "keep_scale"}
+    unsaid = {"id", "replay_share", "replay_from", "warmup_steps", "keep_scale", "sampled_tokens"}
+    fields = set(ResolvedSFT.__dataclass_fields__) - unsaid
     assert paths >= fields | {"replay.share", "replay.from", "warmup"}
     for found in resolved.settings:
         if found.origin == "rule":
@@ -83,7 +87,7 @@ def test_what_the_recipe_says_is_taken_as_it_is() -> None:
 
 
 def test_open_values_are_the_tables() -> None:
-    sft = rules.read_table().sft
+    sft = rules.read_table()
     stage = one()
     assert (stage.adapter, stage.rank, stage.alpha) == (sft.adapter.value, sft.rank.value, sft.alpha.value)
     assert stage.replay_share == sft.replay_share.value
@@ -105,7 +109,7 @@ def test_the_learning_rate_belongs_to_the_run_that_is_made_not_to_the_one_before
     budget = {"tokens": 3000}
     stage = one({"steps": 5000, "batch_tokens": 300, "replay": None}, budget=budget)
     # A step takes 300 x 60000 / 20000 = 900 tokens: 3 steps.
-    sft = rules.read_table().sft
+    sft = rules.read_table()
     assert stage.steps == 3
     assert (
         stage.lr == rules.learning_rate(sft, adapter="lora", alpha=sft.alpha.value, steps=3, hidden=FACTS.hidden).value

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from temper.errors import DataError
+from temper.model.fake import FakeLearner
 from temper.recipe.load import load
 from temper.run import trace
 from temper.run.prepare import Prepared, prepare
-from tests.fakes.world import ASKED, SAFE, World
+from tests.fakes.world import ASKED, SAFE, World, live
 
 CUSTOMERS = 20
 
@@ -61,7 +62,7 @@ def test_filters_are_counted_and_what_they_left_out_is_listed(world: World) -> N
     prepared = _prepared(world, _recipe(world, "    filters: [{name: length, min_characters: 64}]\n", "split: 40%"))
     (read,) = prepared.inventories[0].files
     lost = sum(read.dropped["length"].values())
-    listed = [json.loads(line) for line in read.listed.read_text(encoding="utf-8").splitlines()]
+    listed = [json.loads(line) for line in Path(str(read.listed)).read_text(encoding="utf-8").splitlines()]
     assert lost == sum(entry["filter"] == "length" for entry in listed) > 0
     assert any(f"length left out {lost} of" in notice for notice in prepared.inventories[0].notices)
 
@@ -69,7 +70,7 @@ def test_filters_are_counted_and_what_they_left_out_is_listed(world: World) -> N
 def test_the_trace_names_the_rows_of_every_step(world: World) -> None:
     result = world.run(load(_recipe(world)))
     prepared = _prepared(world, _recipe(world))
-    feed = prepared.plan(0).feed(0)
+    feed = prepared.plan(0).feed(0, live(FakeLearner.__new__(FakeLearner), world.folder))
     for step in (1, 2, 3):
         rows = trace.read(result.folder.trace("01-sft"), step)
         assert [row.row for row in rows] == [datum.row for datum in next(feed)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,13 @@ from temper.data.datum import Datum
 from temper.events import Role
 from temper.model.fake import FakeLearner
 from temper.model.protocol import TrainSpec
-from temper.recipe.resolve import ResolvedSFT
 from temper.run.prepare import prepare, train_spec
-from temper.techniques import sft
+from temper.techniques.base import Plan
 from temper.techniques.inventory import Inventory, Rows, shares
+from temper.techniques.mixing import mixture
+from temper.techniques.sft import SFT, ResolvedSFT
 from temper.train import train
+from tests.fakes.world import live
 
 if TYPE_CHECKING:
     from tests.fakes.world import World
@@ -49,13 +52,18 @@ def inventory() -> Inventory:
 
 def stage(**fields: object) -> ResolvedSFT:
     settled = {
-        "id": "01-sft", "data": (), "replay_share": 0.4, "replay_from": {"code": 0.5, "reasoning": 0.3, "safety": 0.2},
+        "id": "01-sft", "technique": "sft", "data": (), "replay_share": 0.4,
+        "replay_from": {"code": 0.5, "reasoning": 0.3, "safety": 0.2},
         "keep": "ce", "keep_scale": 1.0, "adapter": "full", "rank": None, "alpha": None, "lr": 1e-3,
         "schedule": "constant", "warmup_steps": 4, "steps": 40, "epochs": 1.0, "batch_tokens": BATCH,
         "weight_decay": 0.0, "clip": 1.0, "betas": (0.9, 0.95), "max_length": 64, "train_on": "all", "guard": "stop",
         "choose": "best", "checkpoints": 3,
     }  # fmt: skip
     return ResolvedSFT(**{**settled, **fields})  # pyright: ignore[reportArgumentType]
+
+
+def plan(settled: ResolvedSFT, *, seed: int = 0) -> Plan:
+    return SFT.model_construct().plan(settled, inventory(), seed=seed)
 
 
 def test_shares_are_by_size_in_the_domain_and_own_answers_first_in_replay() -> None:
@@ -74,7 +82,7 @@ def test_shares_are_by_size_in_the_domain_and_own_answers_first_in_replay() -> N
 def test_shares_without_replay_are_the_domains() -> None:
     found = shares(inventory(), 0.0, {})
     assert found == pytest.approx({"short": 22 / 412, "long": 390 / 412})
-    mixed = sft.mixture(stage(replay_share=0.0, replay_from={}), inventory(), seed=0)
+    mixed = mixture(stage(replay_share=0.0, replay_from={}), inventory(), seed=0)
     assert [source.name for source in mixed.sources] == ["short", "long"]
 
 
@@ -84,7 +92,7 @@ def test_the_shares_that_the_steps_report_are_those_asked_for(world: World, keep
     settled = stage(keep=keep)
     base = world.backend.locate(str(world.folder / "base")).checkpoint
     learner = FakeLearner(base, TrainSpec(rank=None))
-    steps = [taken.step for taken in train(learner, sft.plan(settled, inventory(), seed=0))]
+    steps = [taken.step for taken in train(plan(settled), live(learner, world.folder))]
     assert len(steps) == 40
     total = sum(step.supervised for step in steps)
     assert total == pytest.approx(40 * BATCH, rel=0.02)
@@ -93,9 +101,9 @@ def test_the_shares_that_the_steps_report_are_those_asked_for(world: World, keep
         assert realised == pytest.approx(share, abs=0.01), source
 
 
-def test_a_plan_goes_on_in_the_middle_as_it_would_have_gone_on() -> None:
-    plan = sft.plan(stage(), inventory(), seed=3)
-    whole, rest = plan.feed(0), plan.feed(5)
+def test_a_plan_goes_on_in_the_middle_as_it_would_have_gone_on(tmp_path: Path) -> None:
+    mixed, nobody = plan(stage(), seed=3), live(FakeLearner.__new__(FakeLearner), tmp_path)
+    whole, rest = (mixed.feed(start, nobody) for start in (0, 5))
     for _ in range(5):
         next(whole)
     for _ in range(5):
@@ -103,11 +111,11 @@ def test_a_plan_goes_on_in_the_middle_as_it_would_have_gone_on() -> None:
 
 
 def test_the_rate_rises_stays_and_what_is_held_pulls_to_the_start() -> None:
-    plan = sft.plan(stage(keep="kl", keep_scale=2.0), inventory(), seed=0)
+    held = plan(stage(keep="kl", keep_scale=2.0))
     # Four steps of warm-up to 1e-3, then constant.
-    assert [plan.schedule(i) for i in range(6)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
-    assert [(term.loss, term.scale) for term in plan.objective] == [("ce", 1.0), ("kl", 2.0)]
-    terms = {(datum.source in ("short", "long"), *datum.weights) for datum in next(plan.feed(0))}
+    assert [held.schedule(i) for i in range(6)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
+    assert [(term.loss, term.scale) for term in held.objective] == [("ce", 1.0), ("kl", 2.0)]
+    terms = {(datum.source in ("short", "long"), *datum.weights) for datum in islice(held.rows(), 60)}
     assert terms == {(True, "ce"), (False, "kl")}
 
 
