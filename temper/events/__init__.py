@@ -258,6 +258,16 @@ class Resumed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reused(Event):
+    """A stage was taken over from another run that had done the same; its events follow."""
+
+    kind: ClassVar[str] = "reused"
+    stage: str
+    run: str
+    """Name of that run's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Noticed(Event):
     """Something the user should know that does not stop the run."""
 
@@ -282,7 +292,7 @@ TYPES: Mapping[str, type[Event]] = {
     t.kind: t
     for t in (
         RunStarted, DataUsed, StageStarted, Step, Measurement, Answer, Verdict, CheckpointSaved, Candidate, Choice,
-        Resumed, Noticed, GateReport, Rollout, RolloutStep, Health, RunFinished,
+        Resumed, Reused, Noticed, GateReport, Rollout, RolloutStep, Health, RunFinished,
     )
 }  # fmt: skip
 

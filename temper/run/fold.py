@@ -16,18 +16,31 @@ import temper
 from temper.budget import Budget, Ledger
 from temper.data import fetch
 from temper.data.datum import count_supervised, count_tokens
-from temper.events import Choice, DataUsed, Event, Noticed, RunFinished, RunStarted, RunVerdict, StageStarted, Step
+from temper.events import (
+    Choice,
+    DataUsed,
+    Event,
+    Measurement,
+    Noticed,
+    Reused,
+    RunFinished,
+    RunStarted,
+    RunVerdict,
+    StageStarted,
+    Step,
+)
 from temper.model.protocol import Backend, Checkpoint
 from temper.probes import suites
 from temper.probes.base import ProbeSpec, Where
 from temper.recipe.resolve import ResolvedStage
 from temper.recipe.schema import Recipe
+from temper.run import reuse
 from temper.run.context import Context, Listener, Progress, Start, mean_score
 from temper.run.folder import RunFolder, locked
 from temper.run.prepare import Prepared, prepare, train_spec
 from temper.run.selection import Judge
 from temper.run.stage import StageRun, tidy
-from temper.techniques.inventory import shares
+from temper.techniques.inventory import Inventory, shares
 
 BYTES_PER_WEIGHT = 4
 SLACK = 100_000_000
@@ -45,8 +58,18 @@ class RunResult:
     """True when the run had been finished before and nothing was done."""
 
 
-def run(recipe: Recipe, out: Path, backend: Backend, *, listen: Listener, progress: Progress) -> RunResult:
+def run(
+    recipe: Recipe, out: Path, backend: Backend, *, listen: Listener, progress: Progress, reused: bool = True
+) -> RunResult:
     """Runs a recipe in the folder `out`, or continues or reports what is already there.
+
+    Args:
+        recipe: As loaded.
+        out: The run folder; made when it is not there.
+        backend: Of the models.
+        listen: Told every event.
+        progress: Told what is being done.
+        reused: Whether a stage that a run in the same parent folder has finished is taken over.
 
     Raises:
         TemperError: wrong input, a folder in use, no space; nothing is lost, the same command continues.
@@ -64,21 +87,47 @@ def run(recipe: Recipe, out: Path, backend: Backend, *, listen: Listener, progre
         if done is not None:
             choice = next(e for e in reversed(folder.events()) if isinstance(e, Choice))
             return RunResult(folder=folder, verdict=done.verdict, choice=choice, already=True)
-        return _fold(prepared, folder, backend, resumed, listen, progress)
+        past = folder.events() if resumed else []
+        context, measured = _begin(prepared, folder, backend, past, listen, progress)
+        return _fold(prepared, context, measured, past, reused=reused)
 
 
 def run_key(prepared: Prepared) -> dict[str, object]:
     """What makes two runs the same: base, rows, values, probes and code."""
-    data = [[[r.name, r.fingerprint] for r in (*i.domain, *i.general)] for i in prepared.inventories]
-    stages = [{k: v for k, v in asdict(s).items() if k != "data"} for s in prepared.resolved.stages]
-    probes = [[p.spec.name, p.spec.kind, _digest([dict(i) for i in p.items])] for p in prepared.domain]
-    speed = prepared.facts[0].tokens_per_second
     return {
-        "base": prepared.base.sha256, "data": data, "stages": stages, "domain probes": probes,
-        "suite": [_asked(s) for s in prepared.suite], "tolerance": prepared.recipe.tolerance,
-        "seed": prepared.recipe.seed, "version": temper.__version__, "tokens_per_second": speed,
-        "threads": prepared.tuning.threads,
+        **_judging(prepared), "data": [_rows_of(i) for i in prepared.inventories],
+        "stages": [_values_of(s) for s in prepared.resolved.stages],
+        "tokens_per_second": prepared.facts[0].tokens_per_second, "threads": prepared.tuning.threads,
     }  # fmt: skip
+
+
+def _stage_key(prepared: Prepared, index: int, start: Checkpoint) -> str:
+    """What makes two stages the same."""
+    settled = {
+        **_judging(prepared), "data": _rows_of(prepared.inventories[index]),
+        "values": _values_of(prepared.resolved.stages[index]),
+    }  # fmt: skip
+    return reuse.stage_key(settled, reuse.weights_digest(start))
+
+
+def _judging(prepared: Prepared) -> dict[str, object]:
+    """What all stages are judged by, and the code that does it."""
+    recipe = prepared.recipe
+    return {
+        "base": prepared.base.sha256, "tolerance": recipe.tolerance, "prefer": recipe.prefer,
+        "floors": dict(recipe.floors), "seed": recipe.seed, "version": temper.__version__,
+        "domain probes": [[p.spec.name, p.spec.kind, _digest([dict(i) for i in p.items])] for p in prepared.domain],
+        "suite": [_asked(s) for s in prepared.suite],
+    }  # fmt: skip
+
+
+def _values_of(stage: ResolvedStage) -> dict[str, object]:
+    return {key: value for key, value in asdict(stage).items() if key != "data"}
+
+
+def _rows_of(inventory: Inventory) -> list[list[str]]:
+    tasks = [["tasks", _digest([row.id for row in inventory.tasks])]] if inventory.tasks else []
+    return [*([rows.name, rows.fingerprint] for rows in (*inventory.domain, *inventory.general)), *tasks]
 
 
 def _asked(spec: ProbeSpec) -> Mapping[str, object]:
@@ -87,18 +136,26 @@ def _asked(spec: ProbeSpec) -> Mapping[str, object]:
     return asdict(spec) | ({"source": _digest([dict(i) for i in suites.load_items(spec)])} if own else {})
 
 
-def _fold(
-    prepared: Prepared, folder: RunFolder, backend: Backend, resumed: bool, listen: Listener, progress: Progress
-) -> RunResult:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """The base on the selection split."""
+
+    quick: Sequence[Measurement]
+    full: Sequence[Measurement]
+    domain: float
+
+
+def _begin(
+    prepared: Prepared, folder: RunFolder, backend: Backend, past: Sequence[Event], listen: Listener, progress: Progress
+) -> tuple[Context, _Measured]:
+    """What the parts of the run share, and how the base does; its weights are let go before a stage needs the room."""
     recipe, base = prepared.recipe, prepared.base
-    past = folder.events() if resumed else []
     cache = fetch.cache_dir() / "probes" / base.sha256[:16]
     policy = backend.open(base.checkpoint, compile=prepared.compiles)
     general = suites.prepare(policy, prepared.renderer, prepared.suite, cache=cache, progress=progress)
     context = Context(
         folder=folder, backend=backend, renderer=prepared.renderer, general=general, domain=prepared.domain,
-        tolerance=recipe.tolerance, base_cache=cache, listen=listen, progress=progress,
-        compiles=prepared.compiles,
+        tolerance=recipe.tolerance, base_cache=cache, listen=listen, progress=progress, compiles=prepared.compiles,
     )  # fmt: skip
     if past:
         folder.sit_down()
@@ -112,30 +169,23 @@ def _fold(
                 Noticed(where=finding.where, text=f"[{finding.code}] {finding.what}; {finding.why}; {finding.fix}")
             )
     at_base = Where(checkpoint=base.checkpoint.id)
-    base_full = context.measure(policy, general, split="selection", where=at_base)
-    base_quick = context.measure(policy, general, split="quick", where=at_base)
-    domain = mean_score(context.measure(policy, prepared.domain, split="selection", where=at_base))
-    del policy
-    start = Start(checkpoint=base.checkpoint, domain=domain)
+    full = context.measure(policy, general, split="selection", where=at_base)
+    quick = context.measure(policy, general, split="quick", where=at_base)
+    domain = context.measure(policy, prepared.domain, split="selection", where=at_base)
+    return context, _Measured(quick=quick, full=full, domain=mean_score(domain))
+
+
+def _fold(
+    prepared: Prepared, context: Context, measured: _Measured, past: Sequence[Event], *, reused: bool
+) -> RunResult:
+    base, folder = prepared.base, context.folder
+    start = Start(checkpoint=base.checkpoint, domain=measured.domain)
     result = base.checkpoint
     ledger = _ledger(prepared, folder, past)
+    fold = _Fold(prepared=prepared, context=context, past=past, measured=measured, reused=reused)
     choices: list[Choice] = []
     for index, stage in enumerate(prepared.resolved.stages):
-        choice = _done(past, stage.id)
-        if choice is None:
-            _announce(context, prepared, index, start.checkpoint.id, past)
-            trained = context.open(start.checkpoint, train_spec(stage, recipe.seed))
-            judge = Judge(
-                context=context, stage=stage.id, start=start, policy=trained, adapter=stage.adapter == "lora",
-                base_quick=base_quick, base_full=base_full,
-            )  # fmt: skip
-            work = StageRun(
-                context=context, stage=stage, plan=prepared.plan(index), start=start, policy=trained, judge=judge,
-                ledger=ledger, past=past,
-            )  # fmt: skip
-            choice = work.run()
-            ledger = work.ledger
-            del trained, judge, work
+        choice, ledger = fold.stage(index, start, ledger)
         tidy(folder, choice)
         choices.append(choice)
         result = _result(context, stage, choice, start)
@@ -143,9 +193,53 @@ def _fold(
             start = _start_of_next(context, stage, result)
     _read_test_split(context, base.checkpoint, result)
     verdict: RunVerdict = "improved" if any(c.verdict == "improved" for c in choices) else choices[-1].verdict
-    tokens = sum(e.tokens for e in folder.events() if isinstance(e, Step))
-    context.log(RunFinished(verdict=verdict, tokens=tokens, seconds=folder.seconds()))
+    context.log(RunFinished(verdict=verdict, tokens=tokens_of(folder.events()), seconds=folder.seconds()))
     return RunResult(folder=folder, verdict=verdict, choice=choices[-1])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Fold:
+    """What all stages of a run share."""
+
+    prepared: Prepared
+    context: Context
+    past: Sequence[Event]
+    measured: _Measured
+    reused: bool
+    """Whether stages may be taken over from other runs."""
+
+    def stage(self, index: int, start: Start, ledger: Ledger) -> tuple[Choice, Ledger]:
+        """Runs one stage, or takes it from this run's log or from a run beside it."""
+        context, past = self.context, self.past
+        stage = self.prepared.resolved.stages[index]
+        choice = _done(past, stage.id)
+        if choice is not None:
+            return choice, ledger
+        key = _stage_key(self.prepared, index, start.checkpoint)
+        begun = any(isinstance(e, StageStarted) and e.stage == stage.id for e in past)
+        other = reuse.find(context.folder, stage.id, key) if self.reused and not begun else None
+        if other is not None:
+            told = reuse.take_over(context.folder, other, stage.id)
+            for event in told:
+                context.listen(event)
+            return next(e for e in told if isinstance(e, Choice)), ledger
+        _announce(context, self.prepared, index, key, start.checkpoint.id, past)
+        trained = context.open(start.checkpoint, train_spec(stage, self.prepared.recipe.seed))
+        judge = Judge(
+            context=context, stage=stage.id, start=start, policy=trained, adapter=stage.adapter == "lora",
+            base_quick=self.measured.quick, base_full=self.measured.full,
+        )  # fmt: skip
+        work = StageRun(
+            context=context, stage=stage, plan=self.prepared.plan(index), start=start, policy=trained, judge=judge,
+            ledger=ledger, past=past,
+        )  # fmt: skip
+        return work.run(), work.ledger
+
+
+def tokens_of(log: Sequence[Event]) -> int:
+    """Tokens that a run trained on, stages taken over from other runs left out."""
+    taken_over = {e.stage for e in log if isinstance(e, Reused)}
+    return sum(e.tokens for e in log if isinstance(e, Step) and e.stage not in taken_over)
 
 
 def _started(prepared: Prepared) -> RunStarted:
@@ -158,11 +252,10 @@ def _started(prepared: Prepared) -> RunStarted:
     )  # fmt: skip
 
 
-def _announce(context: Context, prepared: Prepared, index: int, parent: str, past: Sequence[Event]) -> None:
+def _announce(context: Context, prepared: Prepared, index: int, key: str, parent: str, past: Sequence[Event]) -> None:
     """Logs what the stage is and what it mixes, once."""
     stage, inventory = prepared.resolved.stages[index], prepared.inventories[index]
     if not any(isinstance(e, StageStarted) and e.stage == stage.id for e in past):
-        key = _digest([run_key(prepared), index, parent])
         context.log(StageStarted(stage=stage.id, technique=stage.technique, parent=parent, key=key, steps=stage.steps))
     told = {e.source for e in past if isinstance(e, DataUsed) and e.stage == stage.id}
     part = shares(inventory, stage.replay_share, stage.replay_from)
@@ -222,8 +315,7 @@ def _ledger(prepared: Prepared, folder: RunFolder, past: Sequence[Event]) -> Led
     budget = Budget(
         minutes=limits and limits.minutes, tokens=limits and limits.tokens, gpu_hours=limits and limits.gpu_hours
     )
-    tokens = sum(e.tokens for e in past if isinstance(e, Step))
-    return Ledger.open(budget, time.monotonic).charge(tokens=tokens, seconds=folder.seconds())
+    return Ledger.open(budget, time.monotonic).charge(tokens=tokens_of(past), seconds=folder.seconds())
 
 
 def _known(folder: RunFolder) -> Mapping[str, Any]:

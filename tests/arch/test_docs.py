@@ -38,10 +38,12 @@ def test_every_recipe_in_the_docs_is_a_valid_recipe(tmp_path: Path, place: str, 
 
 
 def test_the_recipe_reference_names_every_field() -> None:
+    from temper import registry
     from temper.recipe import schema
 
     reference = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    models = (schema.Recipe, schema.Probes, schema.DomainProbe, schema.Budget, schema.Replay, schema.SFT)
+    techniques = [schema.stage_class(name) for name in registry.names("technique")]
+    models = (schema.Recipe, schema.Probes, schema.DomainProbe, schema.Budget, schema.Replay, *techniques)
     fields = {field.alias or name for model in models for name, field in model.model_fields.items()}
     missing = {name for name in fields if not re.search(rf"[`.]{name}\b", reference)}
     assert missing == set()

@@ -92,9 +92,11 @@ class World:
         path.write_text(json.dumps(document), encoding="utf-8")
         return load(path)
 
-    def run(self, recipe: Recipe, out: str | Path = "run", *, listen: Listener | None = None) -> RunResult:
-        """Runs a recipe in a folder of this world."""
-        return run(recipe, self.folder / out, self.backend, listen=listen or _ignore, progress=_ignore)
+    def run(
+        self, recipe: Recipe, out: str | Path = "run", *, listen: Listener | None = None, reused: bool = False
+    ) -> RunResult:
+        """Runs a recipe in a folder of this world; anew, unless it may take stages over from its other runs."""
+        return run(recipe, self.folder / out, self.backend, listen=listen or _ignore, progress=_ignore, reused=reused)
 
 
 def stage(**fields: Any) -> Mapping[str, Any]:

@@ -1,0 +1,81 @@
+"""Reuse: a stage that a run beside this one has already done is taken over instead of run again.
+
+A stage is the same when everything that decides its outcome is: its values, its rows, the weights it starts from, what
+it is judged by, and the code. Changing a byte of the data or one field re-runs what depends on it, and no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from temper.data.digests import remembered_digests
+from temper.events import Choice, Event, Reused, StageStarted
+from temper.model.protocol import Checkpoint
+from temper.run.folder import RunFolder
+
+WEIGHTS = (".safetensors", ".npz")
+"""Files that hold weights, of the real and of the fake backend."""
+
+
+def stage_key(settled: Mapping[str, object], parent: str) -> str:
+    """Name of everything that decides the outcome of a stage.
+
+    Args:
+        settled: The run's key, of its stages and data this stage's alone.
+        parent: Sha256 of the weights that the stage starts from.
+    """
+    text = json.dumps([settled, parent], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """Sha256 over the weights of a checkpoint and, of an adapter, of what it stands on."""
+    folders = dict.fromkeys((checkpoint.path, checkpoint.base))
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
+    return hashlib.sha256("".join(remembered_digests(files)).encode()).hexdigest()
+
+
+def find(folder: RunFolder, stage: str, key: str) -> RunFolder | None:
+    """A run beside this one that has finished the same stage and still has its result."""
+    for log in sorted(folder.root.parent.glob("*/events.jsonl")):
+        other = RunFolder(root=log.parent)
+        if other.root == folder.root or key not in log.read_text(encoding="utf-8"):
+            continue
+        choice = _choice(other, stage, key)
+        if choice is not None and (other.root / choice.path).is_dir():
+            return other
+    return None
+
+
+def take_over(folder: RunFolder, other: RunFolder, stage: str) -> list[Event]:
+    """Brings a stage's files and events from another run; returns the events as they stand in this run."""
+    shutil.rmtree(folder.stage(stage), ignore_errors=True)
+    shutil.copytree(other.stage(stage), folder.stage(stage), copy_function=_linked)
+    told: list[Event] = [Reused(stage=stage, run=other.root.name)]
+    told += [
+        event for event in other.events() if getattr(event, "stage", "") == stage and not isinstance(event, Reused)
+    ]
+    return [folder.append(event) for event in told]
+
+
+def _choice(other: RunFolder, stage: str, key: str) -> Choice | None:
+    found = other.events()
+    if not any(isinstance(e, StageStarted) and (e.stage, e.key) == (stage, key) for e in found):
+        return None
+    return next((e for e in found if isinstance(e, Choice) and e.stage == stage), None)
+
+
+def _linked(source: str, target: str) -> str:
+    """A second name for weights, which nobody changes in place; a copy where the disk has no such thing."""
+    if Path(source).suffix not in WEIGHTS:
+        return shutil.copy2(source, target)
+    try:
+        os.link(source, target)
+    except OSError:
+        return shutil.copy2(source, target)
+    return target

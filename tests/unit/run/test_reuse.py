@@ -1,0 +1,50 @@
+"""A stage that a run beside this one has done is taken over; what depends on a change is done again, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from temper.events import Choice, DataUsed, Reused, RunFinished, StageStarted, Step
+from tests.fakes.world import World, held, of
+
+FIRST: dict[str, Any] = {"steps": 12, "checkpoints": 1}
+SECOND: dict[str, Any] = {"data": "greedy.jsonl", "steps": 2, "checkpoints": 1}
+
+
+def _reused(world: World, out: str, *stages: dict[str, Any], **top: Any) -> list[str]:
+    log = held(world.run(world.recipe(*stages, **top), out, reused=True))
+    assert len(of(log, Choice)) == len(stages)
+    return [e.stage for e in of(log, Reused)]
+
+
+def test_only_what_depends_on_a_change_runs_again(world: World) -> None:
+    assert _reused(world, "one", FIRST, SECOND) == []
+    assert _reused(world, "two", FIRST, {**SECOND, "lr": 2e-3}) == ["01-sft"]
+    assert _reused(world, "three", {**FIRST, "lr": 2e-3}, SECOND) == []  # the second starts from other weights
+    assert _reused(world, "four", FIRST, SECOND, seed=1) == []
+    assert _reused(world, "five", FIRST, SECOND) == ["01-sft", "02-sft"]
+
+
+def test_a_changed_byte_of_the_data_runs_the_stage_again(world: World) -> None:
+    assert _reused(world, "one", FIRST) == []
+    rows = world.folder / "safe.jsonl"
+    rows.write_text(rows.read_text(encoding="utf-8").replace("Turn", "turn", 1), encoding="utf-8")
+    assert _reused(world, "two", FIRST) == []
+
+
+def test_a_stage_taken_over_stands_in_the_log_with_its_weights_and_costs_nothing(world: World) -> None:
+    first = world.run(world.recipe(FIRST), "one", reused=True)
+    again = world.run(world.recipe(FIRST), "two", reused=True)
+    old, new = held(first), held(again)
+    assert of(new, Reused)[0].run == "one"
+    assert [e.loss for e in of(new, Step)] == [e.loss for e in of(old, Step)]
+    assert len(of(new, StageStarted)) == len(of(old, StageStarted)) == len(of(new, DataUsed)) == 1
+    assert (again.folder.root / again.choice.path).is_dir() and again.choice.path == first.choice.path
+    assert of(old, RunFinished)[0].tokens > 0 == of(new, RunFinished)[0].tokens
+
+
+def test_a_run_whose_weights_were_deleted_gives_nothing(world: World) -> None:
+    first = world.run(world.recipe(FIRST), "one", reused=True)
+    assert first.choice.path.startswith("stages/")
+    (first.folder.root / first.choice.path).rename(world.folder / "elsewhere")
+    assert _reused(world, "two", FIRST) == []
