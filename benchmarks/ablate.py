@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import conversation
+from benchmarks.ours import datums
+from benchmarks.reached import arithmetic, gemm_rate, products, tokens_computed
 from benchmarks.rows import chats
 
 Variant = Callable[[Any], Any]
@@ -30,20 +31,6 @@ def replaced(place: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(place, name, before)
-
-
-def datums(folder: Path, rows: int) -> list[Any]:
-    """The rows of the other measurements."""
-    from temper.data.render import Renderer
-    from temper.data.rows import Message, Row
-
-    renderer = Renderer.load(folder)
-    found = []
-    for number, row in enumerate(chats(rows), start=1):
-        form = conversation(row)
-        messages = tuple(Message(**turn) for turn in form["prompt"] + form["completion"])
-        found.append(renderer.datum(Row(id=str(number), messages=messages, origin=f"chats:{number}"), source="chats"))
-    return found
 
 
 def variants() -> Mapping[str, Variant]:
@@ -87,9 +74,9 @@ def variants() -> Mapping[str, Variant]:
     @contextmanager
     def one_look_at_the_head(_learner: Any) -> Iterator[None]:
         twice = {**losses.LOSSES, "ce": Loss(function=losses.ce, per="token")}
-        from temper.model import torch_learner
+        from temper.model import torch_learner, views
 
-        with replaced(torch_learner, "LOSSES", twice):
+        with replaced(torch_learner, "LOSSES", twice), replaced(views, "LOSSES", twice):
             yield
 
     return {
@@ -97,21 +84,6 @@ def variants() -> Mapping[str, Variant]:
         "without grouped attention": grouped_attention, "without shared prefixes": shared_prefixes,
         "without the one-look head": one_look_at_the_head,
     }  # fmt: skip
-
-
-def gemm_rate(threads: int) -> float:
-    """Floating-point operations per second of the model's largest products alone, the best of some tries."""
-    import torch
-
-    torch.set_num_threads(threads)
-    best = 0.0
-    for _ in range(5):
-        x, weight = torch.randn(1024, 576), torch.randn(1536, 576)
-        started = time.perf_counter()
-        for _ in range(8):
-            x @ weight.T
-        best = max(best, 8 * 2.0 * 1024 * 576 * 1536 / (time.perf_counter() - started))
-    return best
 
 
 def measure(folder: Path, adapter: str, rounds: int, threads: int) -> dict[str, Any]:
@@ -124,11 +96,11 @@ def measure(folder: Path, adapter: str, rounds: int, threads: int) -> dict[str, 
 
     torch.set_num_threads(threads)
     spec = TrainSpec(rank=16 if adapter == "lora" else None, alpha=32.0)
-    learner = TorchBackend().open(Checkpoint(id="base", path=folder, base=folder), spec).learner
-    batch, objective = datums(folder, 8), (Term(loss="ce"),)
+    learner: Any = TorchBackend().open(Checkpoint(id="base", path=folder, base=folder), spec).learner
+    batch, objective = datums(folder, chats(8)), (Term(loss="ce"),)
     taken: dict[str, list[float]] = {name: [] for name in variants()}
     rates: list[float] = []
-    table = variants()
+    table, shapes, width = variants(), products(learner.model), tokens_computed(learner, batch)
     for turn in range(rounds + 1):
         for name, variant in table.items():
             with variant(learner):
@@ -137,7 +109,7 @@ def measure(folder: Path, adapter: str, rounds: int, threads: int) -> dict[str, 
                 learner.optim_step(0.0)
                 if turn:
                     taken[name].append(time.perf_counter() - started)
-        rates.append(gemm_rate(threads))
+        rates.append(gemm_rate(shapes, width))
     whole = taken["all"]
     return {
         "adapter": adapter, "threads": threads, "tokens": sum(len(d.tokens) for d in batch),
@@ -146,29 +118,6 @@ def measure(folder: Path, adapter: str, rounds: int, threads: int) -> dict[str, 
         "gemm_gflops": max(rates) / 1e9,
         "reached": arithmetic(learner, batch) / statistics.median(whole) / statistics.median(rates),
     }  # fmt: skip
-
-
-def arithmetic(learner: Any, batch: list[Any]) -> float:
-    """Operations that one step needs: two per weight and token forward, as many for the gradient of the input, and of
-    the weights where they train; shared prefixes once, the head at supervised positions, attention left out."""
-    from temper.model import attention
-
-    inputs = [d.tokens[:-1] for d in batch]
-    layout = attention.pack(inputs, learner.device, clusters=attention.alike(inputs))
-    model = learner.model
-    body = sum(m.weight.numel() for n, m in model.named_modules() if _is_product(n, m))
-    adapters = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
-    head = model.get_output_embeddings().weight.numel()
-    tokens, supervised = layout.tokens.shape[1], sum(d.supervised for d in batch)
-    if adapters:
-        return tokens * (4.0 * body + 6.0 * adapters) + supervised * 4.0 * head
-    return tokens * 6.0 * body + supervised * 6.0 * head
-
-
-def _is_product(name: str, module: Any) -> bool:
-    """A linear layer of the decoder, or the one below an adapter."""
-    layer = name.endswith("_proj") and not hasattr(module, "base_layer")
-    return (layer or name.endswith("base_layer")) and hasattr(module, "weight")
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import RESULTS, ROOT, Figure, Side, alternate, child, fastest, figure, show, values, write
 from benchmarks.peers import report
-from benchmarks.run import DATA, RESULTS, ROOT, Figure, child, figure, show, write
 
 PART_MB = 50
 """Size of the file that both sides read."""
@@ -71,7 +71,7 @@ def watched() -> Iterator[Watched]:
         thread.join()
 
 
-def ours(file: Path, folder: Path, processes: int) -> dict[str, Any]:
+def own(file: Path, folder: Path, processes: int) -> dict[str, Any]:
     """Tokenises a file with temper, twice: the second time reads the cache."""
     from temper import __version__
     from temper.data.render import Renderer
@@ -91,7 +91,7 @@ def ours(file: Path, folder: Path, processes: int) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def peer(file: Path, folder: Path, processes: int) -> dict[str, Any]:
+def theirs(file: Path, folder: Path, processes: int) -> dict[str, Any]:
     """Tokenises a file with `datasets.map`."""
     # Read when tokenizers is imported: a tokenizer uses all cores only where it is alone.
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if processes == 1 else "false"
@@ -126,35 +126,29 @@ def _result(seen: Watched, file: Path, tokens: int, tool: str) -> dict[str, Any]
     }  # fmt: skip
 
 
-def measure(folder: Path, options: argparse.Namespace) -> list[Figure]:
+def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure]:
     """Speed and memory of both sides on the same file, taking turns."""
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "rows.jsonl"
         make(file, PART_MB)
 
-        def run(side: str, processes: int) -> dict[str, Any]:
-            python = options.peer_python if side == "peer" else sys.executable
-            result = child(python, "benchmarks.data", [side, str(file), str(folder), "--processes", str(processes)])
-            speed, peak = result["megabytes_per_second"], result["peak_mib"]
-            print(f"  {result['tool']}: {speed:.2f} MB/s, {peak:.0f} MiB", file=sys.stderr)
-            return result
+        def side(which: str, python: str, *processes: str) -> Side:
+            return Side(python=python, module="benchmarks.data", arguments=[which, str(file), str(folder), *processes])
 
-        print(f"{DATA}: trying the peer's numbers of processes", file=sys.stderr)
-        tried = {n: run("peer", n)["megabytes_per_second"] for n in dict.fromkeys((1, cores))}
-        best = max(tried, key=lambda n: tried[n])
-        found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
-        for number in range(options.rounds):
-            for side in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
-                found[side].append(run(side, best if side == "peer" else cores))
-    a, b = found["ours"][-1], found["peer"][-1]
+        peer_side, key = side("peer", options.peer_python), "megabytes_per_second"
+        best = fastest(peer_side, [("--processes", str(n)) for n in dict.fromkeys((1, cores))], key=key)
+        ours, peer = alternate(
+            name, side("ours", sys.executable, "--processes", str(cores)), side("peer", options.peer_python, *best),
+            rounds=options.rounds, shows=key,
+        )  # fmt: skip
+    a, b = ours[-1], peer[-1]
     if a["rows"] != b["rows"] or abs(a["tokens"] - b["tokens"]) > TOKEN_MARGIN * b["tokens"]:
-        raise SystemExit(f"benchmarks: {DATA}: not the same work: {a} and {b}; nothing to compare")
-    keys = ("megabytes_per_second", "peak_mib")
-    speeds, peaks = ([[r[key] for r in found[side]] for side in ("ours", "peer")] for key in keys)
+        raise SystemExit(f"benchmarks: {name}: not the same work: {a} and {b}; nothing to compare")
+    speeds, peaks = ([values(ours, key), values(peer, key)] for key in ("megabytes_per_second", "peak_mib"))
     return [
-        figure(f"{DATA} speed", "MB/s", *speeds, better="more", peer_name=b["tool"]),
-        figure(f"{DATA} peak memory", "MiB", *peaks, better="less", peer_name=b["tool"]),
+        figure(f"{name} speed", "MB/s", *speeds, better="more", peer_name=b["tool"]),
+        figure(f"{name} peak memory", "MiB", *peaks, better="less", peer_name=b["tool"]),
     ]
 
 
@@ -191,14 +185,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.side:
-        report({"ours": ours, "peer": peer}[options.side](options.file, options.folder, options.processes))
+        report({"ours": own, "peer": theirs}[options.side](options.file, options.folder, options.processes))
         return
     from temper.model.load import locate
 
     folder = locate(options.model).folder
     if options.gigabytes:
         large(folder, options.gigabytes)
-    figures = measure(folder, options)
+    figures = measure("data", folder, options)
     show(figures)
     print(write(figures, options.out))
 

@@ -10,10 +10,27 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers import conversation, options_of, peak_mib, report, token_counts
-from benchmarks.rows import chats
+from benchmarks.rows import SYSTEM, chats
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from benchmarks.rows import Chat
+
+
+def datums(folder: Path, rows: Sequence[Chat]) -> list[Any]:
+    """The rows as the learner takes them, with the chat template of the folder's tokenizer."""
+    from temper.data.render import Renderer
+    from temper.data.rows import Message, Row
+
+    renderer = Renderer.load(folder)
+    found = []
+    for number, row in enumerate(rows, start=1):
+        form = conversation(row)
+        messages = tuple(Message(**turn) for turn in form["prompt"] + form["completion"])
+        found.append(renderer.datum(Row(id=str(number), messages=messages, origin=f"chats:{number}"), source="chats"))
+    return found
 
 
 def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -22,30 +39,24 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     from temper import __version__
     from temper.data.render import Renderer
-    from temper.data.rows import Message, Row
     from temper.losses import Term
     from temper.model.protocol import Checkpoint, TrainSpec
     from temper.model.torch_backend import TorchBackend
 
     torch.set_num_threads(options.threads)
-    rows = chats(options.rows)
-    renderer = Renderer.load(folder)
-    datums = []
-    for number, row in enumerate(rows, start=1):
-        form = conversation(row)
-        messages = tuple(Message(**turn) for turn in form["prompt"] + form["completion"])
-        datums.append(renderer.datum(Row(id=str(number), messages=messages, origin=f"chats:{number}"), source="chats"))
+    rows = chats(options.rows, system=SYSTEM if options.system else "")
+    batches = datums(folder, rows)
     spec = TrainSpec(rank=16 if options.adapter == "lora" else None, alpha=32.0)
     backend = TorchBackend()
     compile = options.compile and backend.tune(options.threads).can_compile
     learner = backend.open(Checkpoint(id="base", path=folder, base=folder), spec, compile=compile).learner
     losses, stamps = [], []
-    for start in range(0, len(datums), options.batch):
-        metrics = learner.forward_backward(datums[start : start + options.batch], (Term(loss="ce"),))
+    for start in range(0, len(batches), options.batch):
+        metrics = learner.forward_backward(batches[start : start + options.batch], (Term(loss="ce"),))
         learner.optim_step(options.lr)
         losses.append(metrics.loss)
         stamps.append(time.perf_counter())
-    tokens = token_counts(renderer.tokenizer, rows)
+    tokens = token_counts(Renderer.load(folder).tokenizer, rows)
     return {
         "tokens_per_second": sum(tokens[options.batch :]) / (stamps[-1] - stamps[0]),
         "peak_mib": peak_mib(),
@@ -57,7 +68,7 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measures once and reports."""
     parser = options_of("One SFT run with temper.")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="elementwise kernels")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="elementwise kernels")
     options = parser.parse_args()
     report(sft(options.folder, options))
 

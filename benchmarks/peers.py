@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Chat, chats
+from benchmarks.rows import SYSTEM, Chat, chats
 
 
 def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(options.threads)
-    rows = chats(options.rows)
+    rows = chats(options.rows, system=SYSTEM if options.system else "")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
@@ -63,7 +63,7 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             peft_config=lora if options.adapter == "lora" else None,
         )
         stamps: list[float] = []
-        trainer.add_callback(_stopwatch(stamps))
+        trainer.add_callback(stopwatch(stamps))
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tokens = token_counts(tokenizer, rows)
@@ -77,8 +77,9 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def conversation(row: Chat) -> dict[str, Any]:
     """TRL's conversational prompt-completion form."""
+    system = [{"role": "system", "content": row.system}] if row.system else []
     return {
-        "prompt": [{"role": "user", "content": row.prompt}],
+        "prompt": [*system, {"role": "user", "content": row.prompt}],
         "completion": [{"role": "assistant", "content": row.completion}],
     }
 
@@ -105,6 +106,7 @@ def options_of(description: str) -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="model folder")
     parser.add_argument("--adapter", choices=("lora", "full"), required=True)
     parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--system", action="store_true", help="all rows behind one system prompt")
     parser.add_argument("--batch", type=int, default=8, help="rows per optimiser step")
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -116,7 +118,8 @@ def report(result: dict[str, Any]) -> None:
     print(json.dumps(result), flush=True)
 
 
-def _stopwatch(stamps: list[float]) -> Any:
+def stopwatch(stamps: list[float]) -> Any:
+    """A callback of transformers' trainer that notes when each optimiser step ends."""
     from transformers import TrainerCallback
 
     class Stopwatch(TrainerCallback):

@@ -26,21 +26,47 @@ ANSWERS = (
 )
 
 
+SYSTEM = (
+    "You answer questions of visitors of a repair cafe. Be friendly and brief, and never more than one paragraph "
+    "long. Name the tool before you say what to do with it. If something can be dangerous, such as electricity, "
+    "glue, sharp edges or heavy parts, say so in the first sentence and advise to ask one of the helpers at the "
+    "tables. Do not recommend shops or brands, do not promise that a repair will hold, and do not guess the price"
+    " of spare parts. When a question has nothing to do with repairs, answer it as well as you can and mention "
+    "the opening hours: Tuesday and Thursday from four to eight, Saturday from ten to two. Use plain words that a"
+    " child of twelve understands, no abbreviations, no lists, and no headings."
+)
+"""About 150 tokens with the tokenizer of the built-in model."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
     """One question and its answer."""
 
     prompt: str
     completion: str
+    system: str = ""
 
 
-def chats(count: int = 64) -> Sequence[Chat]:
-    """The first `count` rows; row i is a function of i alone."""
+def chats(count: int = 64, *, system: str = "") -> Sequence[Chat]:
+    """The first `count` rows; row i is a function of i (and the system prompt of all) alone."""
     rows = []
     for i in range(count):
         words = {"thing": THINGS[i % 8], "place": PLACES[(i // 8 + 3 * i) % 8]}
         answer = [ANSWERS[(i + k) % 5] for k in range(2 + i % 3)]
         rows.append(
-            Chat(prompt=QUESTIONS[(i // 4 + i) % 4].format(**words), completion=" ".join(answer).format(**words))
+            Chat(
+                prompt=QUESTIONS[(i // 4 + i) % 4].format(**words),
+                completion=" ".join(answer).format(**words),
+                system=system,
+            )
         )
     return rows
+
+
+def passages(count: int, words: int = 84) -> Sequence[str]:
+    """Openings of about 100 tokens to be continued, no two the same; passage i is a function of i alone."""
+    found = []
+    for i in range(count):
+        filled = [t.format(thing=THINGS[(i + k) % 8], place=PLACES[(3 * i + k) % 8]) for k, t in enumerate(ANSWERS * 2)]
+        found.append(" ".join([f"Note {i + 1}.", *filled]).split(" ")[:words])
+    return [" ".join(passage) for passage in found]

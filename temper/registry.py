@@ -20,7 +20,13 @@ from typing import Any
 from temper.errors import RecipeError
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
-    "technique": {"sft": "temper.techniques.sft:SFT"},
+    "technique": {
+        "cpt": "temper.techniques.cpt:CPT",
+        "distill": "temper.techniques.distill:Distill",
+        "dpo": "temper.techniques.dpo:DPO",
+        "rft": "temper.techniques.rft:RFT",
+        "sft": "temper.techniques.sft:SFT",
+    },
     "backend": {"torch": "temper.model.torch_backend:TorchBackend"},
     "reward": {
         "exact": "temper.rollout.rewards.text:exact",

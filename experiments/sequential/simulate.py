@@ -3,8 +3,10 @@
     python -m experiments.sequential.simulate [--runs 400] [--only looks|choice] [--case TEXT]
 
 `looks`: a guard that looks 50 times at the same items while the true drop stays at the tolerance; how often is such a
-run stopped, and how late is one that goes wrong? `choice`: 20 candidates whose true drop is just above the tolerance;
-how often is one of them chosen, and how often is a good one refused? Writes results.json beside this file.
+run stopped, and how late is one that goes wrong? `choice`: candidates whose true drop is just above the tolerance; how
+often is one of them handed on, and how often is a good one refused? Screened with the first sixth of the items, then
+confirmed in the order of what they promise, six at most ("as run"), or all of them.
+Writes results.json beside this file.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import numpy as np
 
 from temper import stats
 from temper.decide.drop import AxisDrop, Drop
-from temper.decide.joint import joint_upper_bounds
+from temper.decide.frontier import Aim, Point, choose, judge
+from temper.decide.promise import next_to_confirm
 from temper.stats.bootstrap import Array, Generator
 
 TOLERANCE = 0.01
@@ -28,8 +31,10 @@ SPREADS = (0.06, 0.01, 0.16, 0.15, 0.13, 0.6, 0.02, 0.02, 0.004)
 """Standard deviation of an item's drop by probe: medians over eight looks of two runs of the demo (LoRA, 113 steps)."""
 WEIGHTS = (1 / 12, 1 / 12, 1 / 6, 1 / 12, 1 / 12, 1 / 12, 1 / 12, 1 / 6, 1 / 6)
 """Each of the six axes counts alike, and each probe within its axis."""
-ITEMS = 600
+ITEMS, SCREENED = 600, 100
 SPREAD = 0.1
+LOOKS_AT_MOST = 6
+AIM = Aim(tolerance=TOLERANCE, base_domain=0.0)
 
 
 def noise(rng: Generator, items: int, looks: int, kept: float, *, drifting: bool) -> Array:
@@ -133,49 +138,87 @@ def drop(drawn: stats.Drawn) -> Drop:
     )  # fmt: skip
 
 
-def candidates(rng: Generator, drops: Array, kept: float, picked: Array) -> list[Drop]:
-    """Confirmed drops of candidates in the order of their domain scores, resampled on the same items."""
+def candidates(rng: Generator, drops: Array, kept: float, picked: tuple[Array, Array]) -> list[list[Drop]]:
+    """Screened and confirmed drops of candidates, each resampled on its items; a confirmation asks the screened too."""
     seen = drops + SPREAD * noise(rng, ITEMS, len(drops), kept, drifting=False)
-    means = seen.mean(axis=0)
-    draws = picked @ seen / ITEMS
-    draws = means + (draws - means) * np.sqrt(ITEMS / (ITEMS - 1))
-    return [drop(stats.Drawn(value=float(means[j]), draws=draws[:, j])) for j in range(len(drops))]
+    found = []
+    for items, drawn in zip((SCREENED, ITEMS), picked, strict=True):
+        means = seen[:items].mean(axis=0)
+        draws = means + (drawn @ seen[:items] / items - means) * np.sqrt(items / (items - 1))
+        found.append([drop(stats.Drawn(value=float(m), draws=draws[:, j])) for j, m in enumerate(means)])
+    return found
+
+
+def points(drops: list[Drop], gains: Array, split: str) -> list[Point]:
+    """Candidates of a stage; those that are made from others come last, in a wave of their own."""
+    return [
+        Point(
+            checkpoint=f"{j}", stage="s", step=j + 1, alpha=1.0, path="", domain=float(abs(gains[j])), drop=one,
+            split="selection" if split == "selection" else "quick", wave=int(gains[j] < 0),
+        )
+        for j, one in enumerate(drops)
+    ]  # fmt: skip
+
+
+def as_run(screened: list[Point], full: list[Point]) -> set[str]:
+    """What a stage hands on: the first wave is confirmed before the second is there."""
+    confirmed: list[Point] = []
+    for wave in (0, 1):
+        there = [p for p in screened if p.wave <= wave]
+        while len(confirmed) < LOOKS_AT_MOST and (point := next_to_confirm([*there, *confirmed], AIM)):
+            confirmed.append(full[point.step - 1])
+    taken = choose([*screened, *confirmed], AIM).point
+    return {taken.checkpoint} if taken else set()
+
+
+def passing(screened: list[Point], full: list[Point]) -> dict[str, set[str]]:
+    """Which candidates each rule lets through."""
+    by_rule = {"each by itself": 0.95, "bonferroni": 1 - 0.05 / max(6, len(full))}
+    found = {
+        rule: {p.checkpoint for p in full if p.drop and p.drop.drawn.estimate(level).high <= TOLERANCE}
+        for rule, level in by_rule.items()
+    }
+    joint = {one.point.checkpoint for one in judge([*screened, *full], AIM) if not one.refusal}
+    return {**found, "joint, all confirmed": joint, "as run": as_run(screened, full)}
 
 
 def simulate_choice(runs: int, wanted: str) -> list[dict[str, object]]:
-    """Share of runs in which a candidate is chosen, by each rule."""
+    """Share of runs in which a candidate beyond the tolerance is let through, or a good one where there is one."""
     edge, broken = TOLERANCE * 1.0001, 0.05
+    even, falling = np.ones(20), np.linspace(1.0, 0.05, 20)
+    waves = np.array([*[1.0] * 6, *[-0.9] * 6])
     cases = [
-        ("20 at the edge, independent", np.full(20, edge), 0.0),
-        ("20 at the edge, correlated 0.5", np.full(20, edge), 0.5),
-        ("20 at the edge, correlated 0.9", np.full(20, edge), 0.9),
-        ("good one first", np.array([0.0]), 0.9),
-        ("good one after 5 broken", np.array([*[broken] * 5, 0.0]), 0.9),
-        ("good one after 3 at the edge, correlated 0.9", np.array([*[edge] * 3, 0.0]), 0.9),
+        ("20 at the edge, independent", np.full(20, edge), even, 0.0),
+        ("20 at the edge, correlated 0.5", np.full(20, edge), even, 0.5),
+        ("20 at the edge, correlated 0.9", np.full(20, edge), even, 0.9),
+        ("20 at the edge, correlated 0.9, unequal gains", np.full(20, edge), falling, 0.9),
+        ("20 at the edge, independent, unequal gains", np.full(20, edge), falling, 0.0),
+        ("6 at the edge, then 6 made later, correlated 0.9", np.full(12, edge), waves, 0.9),
+        ("6 at the edge, then 6 made later, independent", np.full(12, edge), waves, 0.0),
+        ("good one alone", np.array([0.0]), np.ones(1), 0.9),
+        ("good one after 5 broken", np.array([*[broken] * 5, 0.0]), np.linspace(1.0, 0.5, 6), 0.9),
+        ("good one after 3 at the edge, correlated 0.9", np.array([*[edge] * 3, 0.0]), np.linspace(1.0, 0.7, 4), 0.9),
     ]
     resampling = stats.generator(0, "choice")
-    picked = resampling.multinomial(ITEMS, np.full(ITEMS, 1.0 / ITEMS), size=stats.DRAWS).astype(np.float64)
+    picked = [
+        resampling.multinomial(n, np.full(n, 1.0 / n), size=stats.DRAWS).astype(np.float64) for n in (SCREENED, ITEMS)
+    ]
     rows: list[dict[str, object]] = []
-    for name, drops, kept in cases:
+    for name, drops, gains, kept in cases:
         if wanted not in name:
             continue
-        good = drops < TOLERANCE
-        counts: dict[str, int] = {"each by itself": 0, "bonferroni": 0, "joint": 0}
+        good = {f"{j}" for j in np.flatnonzero(drops < TOLERANCE)}
+        counts: dict[str, int] = {}
         for run in range(runs):
-            found = candidates(np.random.default_rng([2, run]), drops, kept, picked)
-            bounds = {
-                "each by itself": [one.ucb95 for one in found],
-                "bonferroni": [one.drawn.estimate(1 - 0.05 / max(6, len(found))).high for one in found],
-                "joint": joint_upper_bounds(found, tolerance=TOLERANCE),
-            }
-            for rule, limits in bounds.items():
-                passed = np.asarray(limits) <= TOLERANCE
-                counts[rule] += bool(passed[good].any() if good.any() else passed.any())
+            screened, full = candidates(np.random.default_rng([2, run]), drops, kept, (picked[0], picked[1]))
+            passed = passing(points(screened, gains, "quick"), points(full, gains, "selection"))
+            for rule, ids in passed.items():
+                counts[rule] = counts.get(rule, 0) + bool(ids & good if good else ids)
         for rule, count in counts.items():
             interval = stats.wilson(count, runs)
             share = {"chosen": count / runs, "ci95": [round(interval.low, 4), round(interval.high, 4)]}
-            rows.append({"case": name, "good": bool(good.any()), "rule": rule, "runs": runs, **share})
-        print(*rows[-3:], sep="\n", flush=True)
+            rows.append({"case": name, "good": bool(good), "rule": rule, "runs": runs, **share})
+        print(*rows[-len(counts) :], sep="\n", flush=True)
     return rows
 
 

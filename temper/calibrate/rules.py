@@ -89,6 +89,7 @@ class TechniqueTable(Frozen):
     epochs: Entry
     batch_tokens: Entry
     batch_least_rows: Entry
+    batch_most_rows: Entry
     batch_steps_per_epoch: Entry
     replay_share: Entry
     replay_categories: Entry
@@ -155,9 +156,12 @@ def batch_tokens(table: TechniqueTable, *, rows: int, supervised: int) -> Ruled[
     """Supervised tokens per step: the table's, less for tiny data, never fewer than a handful of rows."""
     ruled = pick(table.batch_tokens, supervised)
     least = table.batch_least_rows.value * supervised / rows
+    crowd = pick(table.batch_most_rows, supervised).value
     most = supervised / table.batch_steps_per_epoch.value
     if least > min(ruled.value, most):
         wanted, rule = least, f"{table.batch_least_rows.value} rows of {supervised / rows:.0f} supervised tokens"
+    elif crowd * supervised / rows < min(ruled.value, most):
+        wanted, rule = crowd * supervised / rows, f"{crowd:g} rows of {supervised / rows:.0f} supervised tokens"
     elif most < ruled.value:
         wanted, rule = (
             most,
@@ -199,9 +203,9 @@ def replay_categories(table: TechniqueTable, available: Mapping[str, int]) -> Ru
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    """The same weights scaled to a sum of 1, those of zero dropped."""
+    """The same weights scaled to a sum of 1; a zero stays, since it says that a source is not wanted."""
     total = sum(weights.values())
-    return {name: weight / total for name, weight in weights.items() if weight > 0}
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def _last_limit(entry: Entry) -> float:

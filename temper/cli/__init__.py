@@ -7,9 +7,11 @@ imported inside the verb, so that help and a refused recipe come at once.
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
-from temper.cli import chat, check, evaluate, export, init, report, run
+from temper.cli import chat, check, evaluate, export, init, report, run, search
 from temper.cli.faults import clearly
 
 __all__ = ["app", "main"]
@@ -26,6 +28,7 @@ app.command("init")(clearly(init.init))
 app.command("check")(clearly(check.check))
 app.command("run")(clearly(run.run))
 app.command("eval")(clearly(evaluate.evaluate))
+app.command("search")(clearly(search.search))
 app.command("report")(clearly(report.report))
 app.command("chat")(clearly(chat.chat))
 app.command("export")(clearly(export.export))
@@ -33,4 +36,4 @@ app.command("export")(clearly(export.export))
 
 def main() -> None:
     """Runs the command that was typed and ends with its exit code."""
-    app()
+    app(init.spread(sys.argv[1:]))

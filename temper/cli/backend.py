@@ -5,12 +5,13 @@ So that a recipe or a row that cannot be used is refused before seconds are spen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 from temper import registry
-from temper.model.protocol import Backend, Base, Checkpoint, Policy, Shape, TrainSpec, Tuning
+from temper.model.protocol import Backend, Base, Blend, Checkpoint, Policy, Shape, TrainSpec, Tuning
 
 
 class LazyBackend:
@@ -27,6 +28,14 @@ class LazyBackend:
         """Finds, fetches or converts the model called `name`."""
         return self._real.locate(name)
 
+    def extended(self, base: Base, words: Sequence[str]) -> Base:
+        """The model with further tokens, each beginning as the mean of its pieces."""
+        return self._real.extended(base, words)
+
+    def require_kin(self, instruct: Path, base: Path) -> None:
+        """Refuses two folders of which one is no chat model made from the other, with the reason."""
+        self._real.require_kin(instruct, base)
+
     def shape(self, folder: Path) -> Shape:
         """Size and kind of the model in a folder, without loading its weights."""
         return self._real.shape(folder)
@@ -39,9 +48,9 @@ class LazyBackend:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
         return self._real.open(checkpoint, spec, compile=compile)
 
-    def blend(self, checkpoint: Checkpoint, alpha: float, to: Path) -> None:
-        """Writes start + alpha x (checkpoint - start), in the checkpoint's own format."""
-        self._real.blend(checkpoint, alpha, to)
+    def derive(self, blend: Blend, to: Path) -> None:
+        """Writes the weights that a blend stands for, in the format of its parts."""
+        self._real.derive(blend, to)
 
     def whole(self, checkpoint: Checkpoint, to: Path) -> None:
         """Writes full weights with tokenizer; an adapter is merged."""

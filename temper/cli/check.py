@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from temper.cli import gate
+from temper.cli.advice import print_advice
 from temper.cli.backend import LazyBackend
 from temper.cli.console import console, print_json, say, table, waiting
 
 if TYPE_CHECKING:
     from temper.data.datum import Datum
+    from temper.decide.advise import Advice
+    from temper.events import GateReport
+    from temper.rollout.gate import Examined
     from temper.run.estimate import Estimate
     from temper.run.prepare import Prepared
 
@@ -43,6 +48,7 @@ def check(
 ) -> None:
     """Resolves every open value, checks the data and estimates time, memory and disk; trains nothing."""
     from temper.recipe.load import load
+    from temper.run import stock
     from temper.run.estimate import estimate
     from temper.run.prepare import prepare
 
@@ -51,23 +57,47 @@ def check(
     with waiting() as progress:
         prepared = prepare(loaded, backend, progress)
         expected = estimate(prepared, backend, progress=progress)
+        measured = stock.measure_base(prepared, backend, seconds=expected.exam_seconds, progress=progress)
+        examined = gate.ask(prepared, backend, progress)
+    report = examined and examined.report
+    advice = stock.advice(prepared, measured, gate=report)
     if as_json:
-        print_json(document(prepared, expected, show=show))
+        print_json(document(prepared, expected, advice, report, show=show))
+        _refuse(examined)
         return
     _print_settings(prepared)
     _print_data(prepared)
     _print_remarks(prepared)
+    print_advice(advice)
+    if not measured:
+        minutes = expected.exam_seconds / 60
+        say(f"the base was not asked the exam, which would take about {minutes:.0f} min; `temper run` asks it")
     _print_estimate(prepared, expected)
     if show:
         _print_rows(prepared, show)
+    if examined:
+        gate.tell(examined.report)
+        gate.leave_filtered(examined, recipe)
+        _refuse(examined)
     say(f"ready: temper run {recipe}", style="bold green")
 
 
-def document(prepared: Prepared, expected: Estimate, *, show: int = 0) -> Any:
+def _refuse(examined: Examined | None) -> None:
+    """Ends with exit code 3 where the gate says that the stage would fail."""
+    from temper.rollout.gate import admit
+
+    if examined:
+        admit(examined)
+
+
+def document(
+    prepared: Prepared, expected: Estimate, advice: Advice, report: GateReport | None = None, *, show: int = 0
+) -> Any:
     """The JSON document of `temper check --json`."""
     found = {
         "base": dict(prepared.base.lineage),
-        "verdict": "ready",
+        "verdict": "ready" if report is None or report.verdict in ("GO", "FILTER") else "refused",
+        "gate": report and asdict(report),
         "settings": [asdict(s) for s in prepared.resolved.settings],
         "data": [row for index in range(len(prepared.inventories)) for row in _sources(prepared, index)],
         "files": [
@@ -86,6 +116,7 @@ def document(prepared: Prepared, expected: Estimate, *, show: int = 0) -> Any:
         ],
         "findings": [asdict(f) for i in prepared.inventories for f in i.findings],
         "notices": list(prepared.notices()),
+        "advice": asdict(advice),
         "estimate": asdict(expected),
     }
     if show:

@@ -11,7 +11,7 @@ import typer
 
 from temper.cli.console import console, print_json, say, table
 from temper.errors import DataError, MachineError, RecipeError
-from temper.events import Event, StageStarted, read
+from temper.events import Event, Rollout, RunStarted, StageStarted, read
 
 
 def report(
@@ -33,11 +33,14 @@ def report(
     if step:
         print_step(run, events, step, as_json=as_json)
         return
+    if as_json and not any(isinstance(e, RunStarted) for e in events):
+        raise DataError(f"{run}: found a search; expected a run for --json; name one of its trials/")
     if as_json:
         print_json(summarise(events))
         return
     path = write_report(run, events, tuple(others or ()))
-    tell_result(events)
+    if any(isinstance(e, RunStarted) for e in events):
+        tell_result(events)
     say(f"report: {path}")
 
 
@@ -76,15 +79,26 @@ def read_run(run: Path) -> list[Event]:
     return events
 
 
+def read_rollouts(run: Path) -> list[Rollout]:
+    """The graded replies of a run's stages of reinforcement."""
+    logs = sorted(run.glob("stages/*/rollouts.jsonl"))
+    return [event for log in logs for event in read(log) if isinstance(event, Rollout)]
+
+
 def write_report(run: Path, events: Sequence[Event], others: Sequence[Path] = ()) -> Path:
     """Draws report.html; whoever has it open sees the old one or the new one, never a part."""
+    from temper.events.search import SearchStarted
     from temper.report import render_report
+    from temper.report.search import render_search
 
     further: dict[str, list[Event]] = {}
     for other in others:
         name = other.resolve().name
         further[str(other) if name in further else name] = read_run(other)
-    page = render_report(events, others=further, name=run.resolve().name)
+    if any(isinstance(e, SearchStarted) for e in events):
+        page = render_search(events, name=run.resolve().name)
+    else:
+        page = render_report(events, others=further, name=run.resolve().name, rollouts=read_rollouts(run))
     path = run / "report.html"
     part = run / f".report.{os.getpid()}.part"
     try:

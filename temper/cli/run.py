@@ -24,6 +24,9 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. stages.0.lr=2e-4; repeatable.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start a stage of reinforcement although its gate refuses.")
+    ] = False,
 ) -> None:
     """Runs the stages, continues what was interrupted, writes events.jsonl and report.html."""
     from temper.cli.watch import watching
@@ -39,7 +42,7 @@ def run(
             if isinstance(event, Verdict | Choice):
                 write_report(folder, read_run(folder))
 
-        result = fold.run(loaded, folder, LazyBackend(), listen=listen, progress=watcher.progress)
+        result = fold.run(loaded, folder, LazyBackend(), listen=listen, progress=watcher.progress, forced=force)
     events = read_run(folder)
     path = write_report(folder, events)
     if result.already:

@@ -6,40 +6,46 @@ A moving picture on a terminal, lines in a pipe.
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from temper.cli.console import plain_progress
+from temper.cli.console import Work, plain_progress
 from temper.events import (
     Candidate,
     Choice,
     DataUsed,
     Event,
+    GateReport,
+    Health,
     Measurement,
     Noticed,
     Resumed,
+    RolloutStep,
     RunFinished,
     RunStarted,
     StageStarted,
     Step,
     Verdict,
 )
-from temper.report.words import drop_percent, duration, percent, position, score, tolerance_percent
+from temper.report.words import SPACE, drop_percent, duration, percent, position, score, tolerance_percent
 
 MEMORY = 0.9
 """Of the moving averages of loss and speed."""
 LINE_SECONDS = 15.0
 LINE_PART = 0.1
 """In a pipe a step is told when both are over: this time, and this part of the stage."""
+BAR, NARROW_BAR, NARROW = 30, 14, 100
+"""Columns of the bar, the same on a narrow terminal, and what is narrow."""
 COLOURS: Mapping[str, str] = {"ok": "green", "warn": "yellow", "stop": "red"}
 
 
@@ -59,14 +65,15 @@ class Watcher(Protocol):
 class State:
     """What is known of a run at work."""
 
-    what: str = "starting"
-    done: int = 0
-    of: int = 0
+    work: Work = field(default_factory=Work)
     step: Step | None = None
+    training: bool = False
+    """Whether the last thing heard of was a step."""
     losses: dict[str, float] = field(default_factory=dict)
     """Moving average by `domain` and `general`."""
     speed: float = 0.0
     """Tokens per second while training, moving average."""
+    rollouts: RolloutStep | None = None
     verdict: Verdict | None = None
     tolerance: float = 0.0
     general: set[str] = field(default_factory=set)
@@ -81,20 +88,23 @@ class State:
                 self.tolerance = event.tolerance
             case DataUsed() if event.role == "general":
                 self.general.add(event.source)
-            case StageStarted():
-                self.first = self.step = self.verdict = None
+            case StageStarted() | Resumed():
+                self.first = self.step = self.verdict = self.rollouts = None
                 self.losses.clear()
             case Step():
                 self._take_step(event)
+            case RolloutStep():
+                self.rollouts = event
             case Verdict():
                 self.verdict = event
+            case RunFinished() | Choice():
+                self.step, self.training = None, False
             case _:
                 pass
 
     def _take_step(self, event: Step) -> None:
         self.first = self.first or event
-        self.step = event
-        self.what, self.done, self.of = f"training {event.stage}", event.step, event.steps
+        self.step, self.training = event, True
         for side in ("domain", "general"):
             names = [n for n in event.losses if (n in self.general) == (side == "general")]
             weights = [event.shares.get(n, 0.0) or 1e-9 for n in names]
@@ -103,22 +113,32 @@ class State:
                 self.losses[side] = _averaged(self.losses.get(side), now)
         self.speed = _averaged(self.speed or None, event.tokens / max(event.seconds, 1e-9))
 
+    def do(self, what: str, done: int, of: int, *, now: float) -> None:
+        """Remembers what is being done beside steps."""
+        self.training = False
+        self.work.tell(what, done, of, now=now)
+
     @property
     def seconds_left(self) -> float | None:
-        """Until the last step of the stage, looks included; None before two steps are done."""
-        if self.step is None or self.first is None or self.step.step <= self.first.step:
+        """Until the last step of the stage, looks included; None before two steps are done, and after the last."""
+        if self.step is None or self.first is None or not self.first.step < self.step.step < self.step.steps:
             return None
         spent = self.step.at - self.first.at
         return spent / (self.step.step - self.first.step) * (self.step.steps - self.step.step)
 
+    def figures(self) -> str:
+        """How training goes: losses, rewards, speed, rate."""
+        assert self.step is not None
+        parts = [f"loss {', '.join(f'{side} {value:.3f}' for side, value in self.losses.items())}"]
+        if self.rollouts is not None:
+            parts.append(f"reward {self.rollouts.reward:.3f}, {self.rollouts.length:.0f} tokens a reply")
+        return "  ".join((*parts, f"{self.speed:,.0f} tokens/s", f"lr {self.step.lr:.2e}"))
+
     def step_line(self) -> str:
         """Where training is, in one line."""
         assert self.step is not None
-        step = self.step
-        losses = ", ".join(f"{side} {value:.3f}" for side, value in self.losses.items())
         left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
-        head = f"{step.stage} step {step.step}/{step.steps}"
-        return f"{head}  loss {losses}  {self.speed:,.0f} tokens/s  lr {step.lr:.2e}{left}"
+        return f"{self.step.stage} step {self.step.step}/{self.step.steps}  {self.figures()}{left}"
 
 
 def _averaged(before: float | None, now: float) -> float:
@@ -144,6 +164,10 @@ def describe(event: Event) -> str:
             return f"{event.checkpoint}: {event.probe} {event.metric} {value} ({event.split} split)"
         case Verdict():
             return f"{event.stage} step {event.step}: guard says {event.level}, {event.reason}"
+        case GateReport():
+            return f"{event.stage}: gate says {event.verdict}, {'; '.join(event.reasons)}"
+        case Health() if event.level != "ok":
+            return f"{event.stage} step {event.step}: {event.rule} says {event.level}, {event.reason}"
         case Candidate() if event.split == "selection":
             able = "eligible" if event.eligible else "not eligible"
             return f"{event.stage}: {position('', event.step, event.alpha)} is {able}, {event.reason}"
@@ -174,7 +198,7 @@ class PlainWatcher:
         if isinstance(event, Step) and self._due(event):
             text = self._state.step_line()
         if text:
-            self._to.print(Text(text), soft_wrap=True)
+            self._to.print(Text(text.replace(SPACE, " ")), soft_wrap=True)  # logs are searched
 
     def progress(self, what: str, done: int, of: int) -> None:
         """Prints what is being done when nothing was said for a while."""
@@ -202,34 +226,64 @@ class LiveWatcher:
         self._state.take(event)
         text = describe(event)
         if text:
-            style = COLOURS.get(event.level, "") if isinstance(event, Verdict) else ""
-            self._live.console.print(Text(text, style=style), soft_wrap=True)
-        self._live.update(picture(self._state))
+            style = COLOURS.get(event.level, "") if isinstance(event, Verdict | Health) else ""
+            to = self._live.console
+            to.print(Text(folded(text, to.width), style=style), soft_wrap=True)
+        self._draw()
 
     def progress(self, what: str, done: int, of: int) -> None:
         """Redraws the picture."""
-        self._state.what, self._state.done, self._state.of = what, done, of
-        self._live.update(picture(self._state))
+        self._state.do(what, done, of, now=time.monotonic())
+        self._draw()
+
+    def _draw(self) -> None:
+        self._live.update(picture(self._state, self._live.console.width, now=time.monotonic()))
 
 
-def picture(state: State) -> RenderableType:
-    """The moving part: what is being done, how far, and how training goes."""
-    head = Table.grid(padding=(0, 2))
-    bar = ProgressBar(total=max(state.of, 1), completed=state.done, width=30)
-    left = state.seconds_left if state.what.startswith("training") else None
-    count = f"{state.done}/{state.of}" if state.of > 1 else ""
-    head.add_row(Text(state.what, style="bold"), bar, Text(count), Text(f"{duration(left)} left" if left else ""))
-    lines: list[RenderableType] = [head]
-    if state.step is not None:
-        lines.append(Text(state.step_line()))
+def folded(text: str, width: int) -> str:
+    """A long line broken between words, the further ones set in."""
+    whole = text.replace(" %", f"{SPACE}%")
+    return textwrap.fill(whole, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def picture(state: State, width: int, *, now: float) -> Group:
+    """The moving part: how far the stage is, how it goes, what is being done, and the last look.
+
+    A line is cut at the edge, so that the picture keeps its height and does not jump.
+    """
+    lines: list[Text | Table] = []
+    step, work = state.step, state.work
+    if step is not None:
+        left = state.seconds_left
+        lines += [_bar(step.stage, step.step, step.steps, left, width), _line(state.figures())]
+    if step is None:
+        lines.append(_bar(work.what, work.done, work.of, work.seconds_left(now), width))
+    else:
+        what = "training" if state.training else work.line(now).removeprefix(f"{step.stage}/")
+        lines.append(_line(f"now: {what}"))
     if state.verdict is not None:
         v = state.verdict
         text = (
             f"guard at step {v.step}: general drop {drop_percent(v.drop)}, at most {drop_percent(v.ucb95)} "
             f"(tolerance {tolerance_percent(state.tolerance)})"
         )
-        lines.append(Text(text, style=COLOURS[v.level]))
+        lines.append(_line(text, style=COLOURS[v.level]))
     return Group(*lines)
+
+
+def _bar(what: str, done: int, of: int, left: float | None, width: int) -> Table:
+    """A name, a bar, a count and the time left, in one line."""
+    row = Table.grid(padding=(0, 2))
+    for least in (8, None, None, None):
+        row.add_column(no_wrap=True, overflow="ellipsis", min_width=least)
+    bar = ProgressBar(total=max(of, 1), completed=done, width=NARROW_BAR if width < NARROW else BAR)
+    count = f"{done}/{of}" if of > 1 else ""
+    row.add_row(Text(what, style="bold"), bar, Text(count), Text("" if left is None else f"{duration(left)} left"))
+    return row
+
+
+def _line(text: str, *, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
@@ -238,5 +292,6 @@ def watching(to: Console) -> Iterator[Watcher]:
     if not to.is_terminal:
         yield PlainWatcher(to)
         return
-    with Live(picture(State()), console=to, refresh_per_second=4, transient=True) as live:
+    first = picture(State(), to.width, now=time.monotonic())
+    with Live(first, console=to, refresh_per_second=4, transient=True) as live:
         yield LiveWatcher(live)

@@ -1,7 +1,8 @@
-"""Documents: files, folders and globs of texts to continue pre-training on, one row per document.
+"""Documents: files, folders and globs of texts to continue pre-training on, one row per document or section.
 
 A .txt or .md file is taken as it is, of .html what a reader sees, of .pdf the text of its pages (extra `pdf`). A folder
-may hold files of rows as well. Imports hub, rows, files, shapes and errors.
+may hold files of rows as well. A long document is several rows, one per section, of which all but the last say that
+they continue. Imports hub, passages, rows, files, shapes and errors.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from temper.data import files, hub
 from temper.data.files import BLOCK, Record, format_of, packing_of
+from temper.data.passages import CONTINUES, SECTION, sections
 from temper.data.rows import Stream, open_table
 from temper.data.shapes import shapes
 from temper.errors import DataError, MissingExtra
@@ -49,8 +51,8 @@ class Papers:
     paths: tuple[Path, ...]
 
     def records(self) -> list[Record]:
-        """One record per document."""
-        return [_record(self.row + n, path) for n, path in enumerate(self.paths)]
+        """One record per document, or per section of a long one."""
+        return [record for n, path in enumerate(self.paths) for record in _records(self.row + n, path)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,16 +179,25 @@ def _digest(path: Path) -> str:
     return files.DataFile(path=path, format=format_of(path), packing=packing_of(path)).fingerprint()
 
 
-def _record(row: int, path: Path) -> Record:
+def _records(row: int, path: Path) -> Iterator[Record]:
+    """A document's rows; each names the line of the text that it begins on."""
     try:
         text = _read(path)
     except _Unreadable as error:
-        return Record(row=row, origin=f"{path}:{error.line}", problem=str(error))
-    if text.strip():
-        return Record(row=row, origin=f"{path}:1", fields={"text": text})
-    found = "no text in the document"
-    remedy = "recognise the scanned pages first (OCR)" if format_of(path) == ".pdf" else "delete the file"
-    return Record(row=row, origin=f"{path}:1", problem=f"{found}; expected some; {remedy}")
+        yield Record(row=row, origin=f"{path}:{error.line}", problem=str(error))
+        return
+    if not text.strip():
+        found = "no text in the document"
+        remedy = "recognise the scanned pages first (OCR)" if format_of(path) == ".pdf" else "delete the file"
+        yield Record(row=row, origin=f"{path}:1", problem=f"{found}; expected some; {remedy}")
+        return
+    line = 1
+    pieces = sections(text.rstrip() + "\n" if len(text) > SECTION else text)
+    for number, piece in enumerate(pieces, start=1):
+        more = {CONTINUES: True} if number < len(pieces) else {}
+        if piece.strip():
+            yield Record(row=row, origin=f"{path}:{line}", fields={"text": piece, **more})
+        line += piece.count("\n")
 
 
 class _Unreadable(Exception):

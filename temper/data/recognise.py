@@ -79,7 +79,8 @@ def _meant(where: str, names: Sequence[str], mapping: Mapping[str, str]) -> tupl
     if not allowed:
         found = f"columns: {', '.join(mapping)} belong to different shapes"
         raise DataError(f"{where}: {found}; expected those of one; name the columns of one of {known_shapes()}")
-    named = [shape for shape in allowed if mapping and set(shape.columns) <= set(mapping)]
+    # A prompt alone never chooses: it is the first column of other shapes as well.
+    named = [s for s in allowed if mapping and set(s.columns) <= set(mapping) and s.columns != ("prompt",)]
     return specific(named) if named else tuple(allowed)
 
 
@@ -119,8 +120,9 @@ def _unknown(names: Sequence[str], mapping: Mapping[str, str]) -> str:
             near = near or [name for name in free if name.lower() in (column, *SYNONYMS.get(column, ()))]
             if column not in guesses and near:
                 guesses[column] = near[0]
-        if set(shape.columns) <= set(guesses):
-            hints = ", ".join(f"{column}: {own}" for column, own in guesses.items() if column != own)
+        renamings = [f"{column}: {own}" for column, own in guesses.items() if column != own]
+        if set(shape.columns) <= set(guesses) and renamings:
+            hints = ", ".join(renamings)
             break
     listed = ", ".join(map(repr, names)) or "none"
     wanted = f"expected one of the shapes {known_shapes()}; rename the columns or map them with columns: {{{hints}}}"

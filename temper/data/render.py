@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from temper.data.datum import Datum
 from temper.data.encode import Cut, Encoder
+from temper.data.passages import CONTINUES
 from temper.data.rows import Message, Row
 from temper.data.spans import Layout, Spans, check_written
 from temper.data.templates import ChatTemplate, Conversation
@@ -25,7 +26,7 @@ from temper.errors import CheckpointError, DataError
 Tokens = tuple[int, ...]
 TrainOn = Literal["all", "last"]
 
-RULES = 2
+RULES = 3
 """Counts the changes of this module and of what it is built on that change tokens or masks; part of the fingerprint."""
 
 
@@ -38,6 +39,10 @@ class Rendered:
     """True at the tokens to learn: the assistant's words and the token that ends its turn."""
 
 
+DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+"""What stood between documents in pre-training, where a chat model's end-of-sequence token ends turns."""
+
+
 class Renderer:
     """A tokenizer with its chat template; picklable.
 
@@ -45,6 +50,7 @@ class Renderer:
         tokenizer: The transformers tokenizer, e.g. to save beside an export.
         template: `model` for the model's own chat template, `plain` for the default.
         end_tokens: Ids that end a reply: the end of turn, the end of sequence and those of generation_config.json.
+        document_end: Id that ends a document, as in the model's pre-training.
         notice: What the user should know about the template; empty when it is the model's own and needs no help.
     """
 
@@ -59,6 +65,7 @@ class Renderer:
         self.notice = self._template.notice
         self.end_tokens: Tokens = self._find_ends(ends)
         texts = tokenizer.convert_ids_to_tokens(list(self.end_tokens))
+        self.document_end = self._find_document_end()
         self._template.end_with(texts)
         self._spans = Spans(self._template, ends=texts)
 
@@ -83,7 +90,8 @@ class Renderer:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         vocabulary = backend.to_str() if backend is not None else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         names = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True, default=str)
-        parts = (str(RULES), vocabulary, names, *self._template.fingerprint_parts(), repr(self.end_tokens))
+        ends = (repr(self.end_tokens), str(self.document_end))
+        parts = (str(RULES), vocabulary, names, *self._template.fingerprint_parts(), *ends)
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def prompt(self, messages: Sequence[Message], *, tools: str = "", thinking: bool | None = None) -> Tokens:
@@ -157,7 +165,11 @@ class Renderer:
         train_on: TrainOn = "all",
         max_length: int | None = None,
     ) -> Datum:
-        """A row as a training example: the assistant's turns are learnt, of plain text every token and the end."""
+        """A row as a training example: the assistant's turns are learnt, of plain text every token and its end.
+
+        Plain text begins with a beginning-of-sequence token where the tokenizer adds one, and ends with the token that
+        stood between documents in pre-training, unless its row says that it continues.
+        """
         (made,) = self.datums([row], source=source, term=term, train_on=train_on, max_length=max_length)
         if isinstance(made, DataError):
             raise made
@@ -188,9 +200,9 @@ class Renderer:
         for place, rendered in zip(layouts, self._encode(list(layouts.values())), strict=True):
             made[place] = _datum(rows[place], rendered, source, term, max_length)
         texts = [place for place, row in enumerate(rows) if not row.messages]
-        end = self.end_tokens[0] if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
         for place, ids in zip(texts, self._encoder.whole_texts([rows[p].text for p in texts]), strict=True):
-            tokens = (*self._once(ids), end)
+            goes_on = rows[place].fields.get(CONTINUES) is True
+            tokens = (*self._once(ids), *(() if goes_on else (self.document_end,)))
             rendered = Rendered(tokens=tokens, mask=(True,) * len(tokens))
             made[place] = _datum(rows[place], rendered, source, term, max_length)
         return [made[place] for place in range(len(rows))]
@@ -270,6 +282,14 @@ class Renderer:
                 "set eos_token in tokenizer_config.json"
             )
         return tuple(dict.fromkeys([*ends, *configured]))
+
+    def _find_document_end(self) -> int:
+        """The end-of-sequence token, but for a chat model where that ends turns: what its pre-training had instead."""
+        end = self.tokenizer.eos_token_id
+        if end is not None and (self.template == "plain" or end != self.end_tokens[0]):
+            return end
+        known = [self._encoder.added[name] for name in DOCUMENT_ENDS if name in self._encoder.added]
+        return self.end_tokens[0] if self.end_tokens[0] in known or not known else known[0]
 
 
 def _remake(tokenizer: Any, thinking: bool, ends: Tokens) -> Renderer:

@@ -31,6 +31,12 @@ from temper.data.turns import (
 
 ASKING = ("prompt", "question", "instruction", "messages", "conversations")
 """Columns that may hold the prompt of a preference pair, the first that is filled counts."""
+ASIDE = (
+    "id", "idx", "index", "uuid", "row", "source", "origin", "url", "license", "licence", "split", "lang", "language",
+    "category", "subject", "topic", "domain", "type", "kind", "level", "difficulty", "tags", "meta", "metadata",
+    "date", "created_at", "group",
+)  # fmt: skip
+"""Columns that hold no answer, whatever is in them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +85,7 @@ def shapes() -> tuple[Shape, ...]:
         Shape(
             name="task", columns=("messages", "reference"), more=chat_columns, build=_messages_task, fits=_unanswered,
         ),
+        Shape(name="prompt", columns=("prompt",), more=chat_columns, build=_prompt_alone, fits=_alone),
         Shape(name="bedrock", columns=("schemaVersion", "messages"), more=("system", "toolConfig"), build=_bedrock),
     )  # fmt: skip
 
@@ -164,7 +171,9 @@ def _other(shape: Shape, fields: Mapping[str, Any]) -> Shape | None:
     filled = {name for name, value in fields.items() if value is not None}
     if set(shape.columns) <= filled:
         return None
-    return next(iter(specific([s for s in shapes() if set(s.columns) <= filled])), None)
+    # What lacks a column of its own shape is not of one that asks for less.
+    others = [s for s in shapes() if set(s.columns) <= filled and not set(s.columns) < set(shape.columns)]
+    return next(iter(specific(others)), None)
 
 
 def _messages(fields: Mapping[str, Any]) -> Content:
@@ -206,6 +215,25 @@ def _text(fields: Mapping[str, Any]) -> Content:
 
 def _prompt_task(fields: Mapping[str, Any]) -> Content:
     return _task(fields, _asked(fields, "prompt"))
+
+
+def _alone(fields: Mapping[str, Any]) -> bool:
+    """Whether nothing else in a record could be the answer: what is not known to be none is for the user to say."""
+    return not _beside(fields)
+
+
+def _beside(fields: Mapping[str, Any]) -> list[str]:
+    return [name for name in fields if name.lower() not in (*ASIDE, "prompt", "system", "tools")]
+
+
+def _prompt_alone(fields: Mapping[str, Any]) -> Content:
+    """A prompt that somebody else answers: the model itself, or a teacher."""
+    more = _beside({name: value for name, value in fields.items() if value is not None})
+    if more:
+        found = f"the column {more[0]!r} beside the prompt, the file began with prompts alone"
+        raise ValueError(f"{found}; expected one shape per file; put the rows of each shape into a file")
+    messages = _open(_asked(fields, "prompt"), "cut the prompt before the last answer")
+    return Content(messages=_begun(fields, messages), reference="")
 
 
 def _unanswered(fields: Mapping[str, Any]) -> bool:

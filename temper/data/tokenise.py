@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from temper import __version__
-from temper.data import fetch
+from temper.data import evict, fetch
 from temper.data.crew import cores, ordered_map
 from temper.data.datum import Datum
 from temper.data.digests import remembered_digests
@@ -164,10 +164,14 @@ def tokenise(job: Job, renderer: Renderer, *, workers: int | None = None, progre
     inside = size < SMALL or workers == 1
     with closing(_walk(job, renderer if inside else None, workers or cores(), size, progress)) as walk:
         with writing(folder) as beside:
-            if beside is not None:
+            if beside is None:
+                evict.used(folder)
+            else:
                 fetch.free_space(beside, round(size * ROOM[_is_wide(renderer)] * job.width))
                 _build(job, walk, beside, facts, wide=_is_wide(renderer))
-        if beside is None and facts is not None:
+        if beside is not None:
+            evict.make_room(folder)
+        elif facts is not None:
             for done in walk:
                 facts.add(done.facts)
     store = TokenStore(folder, path=job.source.path, source=job.name)
@@ -277,7 +281,7 @@ def _pair(renderer: Renderer, row: Row, job: Job) -> tuple[Datum, Datum] | DataE
         return error
     if chosen.tokens == rejected.tokens:
         return DataError(
-            f"{row.origin}: chosen and rejected are the same tokens in the model's chat template; expected two "
+            f"{row.origin}: chosen and rejected are the same tokens as the chat template writes them; expected two "
             f"different answers; delete the row"
         )
     return chosen, rejected

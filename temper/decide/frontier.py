@@ -1,34 +1,44 @@
-"""The frontier: which checkpoints deserve a full look, and which one the stage hands on.
+"""The frontier: candidates between domain score and general drop, and which one the stage hands on.
 
 A point is screened with few items or confirmed with the whole selection split; only confirmed points are chosen. Doing
 nothing is always a candidate: a point must beat the base's own domain score. What a candidate has to keep is said by
-`eligible` for itself and by `joint` for as many as were tried. Imports events, stats and its package.
+`eligible` for itself and by `joint` for as many as there are to choose from; which one is measured next, by `promise`.
+Imports events, stats and its package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from temper import stats
 from temper.decide.drop import AXIS_FACTOR, Drop, percent
-from temper.decide.joint import joint_upper_bounds
+from temper.decide.joint import Tried, joint_shares, upper_bound
 from temper.events import Measurement, RunVerdict, Split
 
 Prefer = Literal["domain", "general"]
 Floors = Mapping[str, float]
 """axis -> the largest drop of that ability that is accepted."""
 
-ALPHA_RANGE = (0.1, 0.85)
-"""Where the middle proposal on the line may lie: below, nothing of the domain is left; above, nothing changes."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aim:
+    """What a candidate of a stage has to reach."""
+
+    tolerance: float
+    """Largest general drop accepted, at 95 % confidence."""
+    base_domain: float
+    """Domain score that it has to beat: that of the model the stage started from."""
+    prefer: Prefer = "domain"
+    floors: Floors = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One candidate: trained weights, or a place on the line between them and the base."""
+    """One candidate: trained weights, or weights made from them."""
 
     checkpoint: str
     stage: str
@@ -37,23 +47,35 @@ class Point:
     """1 for the trained weights, 0 for the base."""
     path: str
     domain: float
-    """Domain score in [0, 1], higher is better, on the selection split."""
+    """Domain score, higher is better, on the selection split."""
     drop: Drop | None
     """General drop; None when not measured."""
     split: Split
     """`quick` when screened, `selection` when confirmed."""
     domain_drawn: stats.Drawn | None = None
     """The domain score resampled (`domain_draws`), for `prefer: general`; None counts every difference as real."""
+    wave: int = 0
+    """0 for what was there when the first candidate was confirmed, 1 and more for what was made afterwards."""
+    made: str = ""
+    """How weights that are not on a trained line came about, e.g. `mean of 3`."""
+    collapsed: str = ""
+    """What a collapse of the form of its replies looks like; empty where none was found."""
 
     @property
-    def key(self) -> tuple[str, str, int, float]:
+    def key(self) -> tuple[str, float]:
         """What makes it the same candidate, screened or confirmed."""
-        return (self.checkpoint, self.stage, self.step, self.alpha)
+        return (self.checkpoint, self.alpha)
 
     @property
     def name(self) -> str:
         """For a sentence: `step 120 of 02-sft at alpha 0.8`."""
-        return f"step {self.step} of {self.stage}" + ("" if self.alpha == 1.0 else f" at alpha {self.alpha:g}")
+        line = "" if self.alpha == 1.0 or self.made else f" at alpha {self.alpha:g}"
+        return f"step {self.step} of {self.stage}{line}" + (f" ({self.made})" if self.made else "")
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the whole selection split was measured."""
+        return self.split == "selection" and self.drop is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +84,8 @@ class NotTaken:
 
     point: Point
     reason: str
+    able: bool
+    """Whether it could have been: it keeps the tolerance, but another one was better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,97 +131,79 @@ def eligible(drop: Drop, tolerance: float, floors: Floors | None = None) -> tupl
     return True, f"general drop {percent(drop.drop)}, at most {percent(drop.ucb95)} (tolerance {percent(tolerance)})"
 
 
-def kept(
-    confirmed: Sequence[Point], *, tolerance: float, base_domain: float, floors: Floors | None = None
-) -> list[Point]:
-    """The confirmed points, given in the order of confirmation, that may be handed on.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A candidate with what stands in its way."""
+
+    point: Point
+    share: float
+    """How much of the draws may lie above its bound, see `joint_shares`; 0 for one that is out of the question."""
+    bound: float
+    """Upper bound of the drop that allows for the number of candidates."""
+    refusal: str
+    """Why it may not be handed on; empty when it may."""
+    better: bool
+    """Whether it beats the base's domain score."""
+
+
+def judge(points: Sequence[Point], aim: Aim) -> list[Judged]:
+    """Every candidate once, in order of first appearance, with what stands in its way.
+
+    `points` holds screened and confirmed ones; a confirmed point replaces the screened one of the same candidate, whose
+    draws it is compared with the others by.
+    """
+    screened = {p.key: p for p in points if not p.confirmed}
+    latest = {p.key: p for p in points} | {p.key: p for p in points if p.confirmed}
+    drops = {key: (screened.get(key) or p).drop or p.drop for key, p in latest.items()}
+    asked = [(k, d) for k, d in drops.items() if d and _in_question(latest[k], d, aim)]
+    tried = [
+        Tried(drawn=drop.drawn, gain=latest[key].domain - aim.base_domain, wave=latest[key].wave) for key, drop in asked
+    ]
+    shares = dict(zip((key for key, _ in asked), joint_shares(tried), strict=True))
+    judged = []
+    for key, point in latest.items():
+        share = shares.get(key, 0.0)
+        bound = upper_bound(point.drop.drawn, share) if point.confirmed and point.drop else float("inf")
+        refusal = _refusal(point, bound, aim)
+        better = point.domain > aim.base_domain
+        judged.append(Judged(point=point, share=share, bound=bound, refusal=refusal, better=better))
+    return judged
+
+
+def kept(points: Sequence[Point], aim: Aim) -> list[Point]:
+    """The confirmed points that may be handed on.
 
     They beat the base's domain score, are eligible, and keep the tolerance also with the bound that allows for how many
-    were tried.
+    there are to choose from.
     """
-    judged = _judged(confirmed, tolerance, base_domain, floors)
-    return [one.point for one in judged if not one.refusal]
+    return [one.point for one in judge(points, aim) if not one.refusal]
 
 
-def next_to_confirm(
-    points: Sequence[Point],
-    confirmed: Sequence[Point],
-    *,
-    tolerance: float,
-    base_domain: float,
-    prefer: Prefer = "domain",
-    floors: Floors | None = None,
-) -> Point | None:
-    """The screened point to measure in full next, or None when the choice can no longer change.
-
-    Walks down the domain scores (at equal scores the smaller screened drop first) and passes over points whose drop is
-    above the tolerance for sure already. Ends at the first score that cannot beat the best confirmed one that may be
-    handed on, or the base. With `prefer: general` it then goes on with those that score about as well and seem to have
-    lost less, the smallest drop first.
-    """
-    done = {p.key for p in confirmed}
-    found = kept(confirmed, tolerance=tolerance, base_domain=base_domain, floors=floors)
-    best = min(found, key=_by_domain, default=None)
-    to_beat = best.domain if best else base_domain
-    open_points = [p for p in points if p.key not in done and not (p.drop and p.drop.lcb95 > tolerance)]
-    higher = [p for p in open_points if p.domain > to_beat]
-    if higher:
-        return min(higher, key=_by_domain)
-    if best is None or prefer == "domain":
-        return None
-    smallest = min(_drop(p) for p in found)
-    close = [p for p in open_points if base_domain < p.domain and not worse(p, best) and _drop(p) < smallest]
-    return min(close, key=lambda p: (_drop(p), -p.domain), default=None)
-
-
-def line_alphas(screened_drop: float, tolerance: float) -> tuple[float, ...]:
-    """Three places on the line from the base (0) to a checkpoint (1) that may keep the tolerance, the boldest first.
-
-    The drop grows about as alpha^2 near the base, since the base sits close to an optimum of its general loss, which
-    gives alpha = sqrt(tolerance / drop). It is bracketed by what powers 4/3 and 4 of alpha would give, for abilities
-    that suffer at once and for those that hold until they break.
-    """
-    assert tolerance > 0, "a tolerance of zero leaves only the base"
-    low, high = ALPHA_RANGE
-    ratio = tolerance / screened_drop if screened_drop > 0 else 1.0
-    alpha = min(max(ratio**0.5, low), high)
-    proposals = (round(alpha**power, 2) for power in (0.5, 1.0, 1.5))
-    return tuple(dict.fromkeys(proposals))
-
-
-def choose(
-    points: Sequence[Point],
-    *,
-    tolerance: float,
-    base_domain: float,
-    stopped: bool = False,
-    prefer: Prefer = "domain",
-    floors: Floors | None = None,
-) -> Selection:
+def choose(points: Sequence[Point], aim: Aim, *, stopped: bool = False) -> Selection:
     """The best domain score among the confirmed points that keep the tolerance, the base included.
 
-    `points` are in the order in which they were confirmed; screened ones may stand among them and are never chosen.
-    With `prefer: general` the smallest drop wins among those whose domain score is not significantly below the best
-    (one-sided, 95 %). `stopped` says that the guard ended the stage, which is the verdict when nothing can be chosen.
+    `points` are all candidates, screened and confirmed; what was only screened is never chosen. With `prefer: general`
+    the smallest drop wins among those whose domain score is not significantly below the best (one-sided, 95 %).
+    `stopped` says that the guard ended the stage, which is the verdict when nothing can be chosen.
     """
-    judged = _judged(points, tolerance, base_domain, floors)
+    judged = judge(points, aim)
     able = [one for one in judged if not one.refusal]
     if able:
-        best = min(able, key=lambda one: _by_domain(one.point))
+        best = min(able, key=lambda one: by_domain(one.point))
         taken = best
-        if prefer == "general":
+        if aim.prefer == "general":
             close = [one for one in able if not worse(one.point, best.point)]
             taken = min(close, key=lambda one: (_drop(one.point), -one.point.domain))
-        reason = _why_chosen(taken, best, len(able), tolerance=tolerance, base_domain=base_domain)
-        rest = tuple(_passed_over(one, taken, prefer) for one in judged if one is not taken)
+        reason = _why_chosen(taken, best, len(able), aim)
+        rest = tuple(_passed_over(one, taken, aim.prefer) for one in judged if one is not taken)
         return Selection(point=taken.point, verdict="improved", reason=reason, not_taken=rest)
     verdict: RunVerdict = "stopped" if stopped else "kept-base"
     head = "the guard stopped the stage and the base is kept" if stopped else "the base is kept"
     return Selection(
         point=None,
         verdict=verdict,
-        reason=f"{head}: {_why_not(judged, base_domain)}",
-        not_taken=tuple(NotTaken(point=one.point, reason=one.refusal) for one in judged),
+        reason=f"{head}: {_why_not(judged, aim.base_domain)}",
+        not_taken=tuple(NotTaken(point=one.point, reason=one.refusal, able=False) for one in judged),
     )
 
 
@@ -221,59 +227,71 @@ def worse(point: Point, best: Point, *, confidence: float = 0.95) -> bool:
     return float(np.quantile(ahead, 1.0 - confidence)) > 0.0
 
 
-def domain_draws(measured: Sequence[Measurement], *, draws: int = stats.DRAWS, seed: int = 0) -> stats.Drawn:
-    """The domain score (mean of the exams' mean scores), resampled; candidates share the draws of their items."""
+def domain_score(measured: Sequence[Measurement], base: Sequence[Measurement] = ()) -> float:
+    """The domain score: mean over the exams, higher is better.
+
+    The mean of the items where there is a metric; for a loss 1 - bits per byte / bits per byte of `base`, which is 0
+    for the base itself, and which it is therefore needed for.
+    """
+    return sum(_exam(m, base) for m in measured) / len(measured)
+
+
+def domain_draws(
+    measured: Sequence[Measurement], base: Sequence[Measurement] = (), *, draws: int = stats.DRAWS, seed: int = 0
+) -> stats.Drawn:
+    """The domain score of `domain_score`, resampled; candidates share the draws of their items."""
     parts = []
     for m in sorted((m for m in measured if m.role == "domain"), key=lambda m: m.probe):
-        assert m.method != "loss", f"{m.probe}: a loss is no score"
-        order = sorted(range(len(m.ids)), key=lambda i: m.ids[i])
-        items = [m.items[i] for i in order]
-        fall = stats.score_fall([1.0] * len(items), items, draws=draws, rng=stats.generator(seed, m.probe))
-        parts.append(stats.Drawn(value=1.0 - fall.value, draws=1.0 - fall.draws))
+        rng = stats.generator(seed, m.probe)
+        if m.method == "loss":
+            old = _same_exam(m, base)
+            now = dict(zip(m.ids, m.items, strict=True))
+            order = sorted(range(len(old.ids)), key=lambda i: old.ids[i])
+            before, after = [old.items[i] for i in order], [now[old.ids[i]] for i in order]
+            rise = stats.loss_rise(before, after, draws=draws, rng=rng)
+            parts.append(stats.Drawn(value=-rise.value, draws=-rise.draws))
+        else:
+            items = [score for _, score in sorted(zip(m.ids, m.items, strict=True))]
+            fall = stats.score_fall([1.0] * len(items), items, draws=draws, rng=rng)
+            parts.append(stats.Drawn(value=1.0 - fall.value, draws=1.0 - fall.draws))
     return stats.average(parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
-    point: Point
-    bound: float
-    """Upper bound of the drop that allows for the number of candidates tried."""
-    refusal: str
-    """Why it may not be handed on; empty when it may."""
-    confirmed: bool
-    better: bool
-    """Whether it beats the base's domain score."""
+def by_domain(point: Point) -> tuple[float, float]:
+    """Sort key: higher domain score first, then the smaller drop; unmeasured drops last."""
+    return (-point.domain, _drop(point))
 
 
-def _judged(points: Sequence[Point], tolerance: float, base_domain: float, floors: Floors | None) -> list[_Judged]:
-    """Every point with what stands in its way."""
-    tried = {p.key: p.drop for p in points if p.split == "selection" and p.drop and p.domain > base_domain}
-    bounds = dict(zip(tried, joint_upper_bounds(list(tried.values()), tolerance=tolerance), strict=True))
-    judged = []
-    for place, point in enumerate(points):
-        confirmed = point.split == "selection" and point.drop is not None
-        if not confirmed and any(p.key == point.key for i, p in enumerate(points) if i != place and p.drop):
-            continue  # the same candidate, screened before it was confirmed
-        bound = bounds.get(point.key, float("inf"))
-        refusal = _refusal(point, bound, tolerance=tolerance, base_domain=base_domain, floors=floors)
-        better = point.domain > base_domain
-        judged.append(_Judged(point=point, bound=bound, refusal=refusal, confirmed=confirmed, better=better))
-    return judged
+def _exam(m: Measurement, base: Sequence[Measurement]) -> float:
+    return 1.0 - m.value / _same_exam(m, base).value if m.method == "loss" else m.value
 
 
-def _refusal(point: Point, bound: float, *, tolerance: float, base_domain: float, floors: Floors | None) -> str:
-    if point.domain <= base_domain:
-        return f"domain {percent(point.domain)} does not beat the base's {percent(base_domain)}"
+def _same_exam(m: Measurement, base: Sequence[Measurement]) -> Measurement:
+    """What the base made of an exam."""
+    (found,) = [b for b in base if b.probe == m.probe]
+    assert sorted(found.ids) == sorted(m.ids), f"{m.probe}: other items than the base was asked"
+    return found
+
+
+def _in_question(point: Point, screened: Drop, aim: Aim) -> bool:
+    """Whether a candidate may still turn out to be the one that is handed on, as far as screening can tell."""
+    return point.domain > aim.base_domain and screened.lcb95 <= aim.tolerance
+
+
+def _refusal(point: Point, bound: float, aim: Aim) -> str:
+    if point.domain <= aim.base_domain:
+        return f"domain {percent(point.domain)} does not beat the base's {percent(aim.base_domain)}"
     if point.drop is None:
         return "its general drop was not measured"
-    keeps, why = eligible(point.drop, tolerance, floors)
-    if point.split != "selection":
+    keeps, why = eligible(point.drop, aim.tolerance, aim.floors)
+    why += f"; {point.collapsed}" if point.collapsed else ""
+    if not point.confirmed:
         return f"not confirmed; on the few items it was screened with, {why}"
     if not keeps:
         return why
-    if bound > tolerance:
-        allowing = f"may be {percent(bound)} allowing for the candidates tried before it"
-        return f"{why} taken by itself, but {allowing}; more items would tell"
+    if bound > aim.tolerance:
+        allowing = "may be more than the tolerance" if bound == float("inf") else f"may be {percent(bound)}"
+        return f"{why} taken by itself, but {allowing} allowing for the other candidates; more items would tell"
     return ""
 
 
@@ -291,7 +309,7 @@ def _broken_floor(drop: Drop, axis: str, floor: float, tolerance: float) -> str:
     return f"{why})"
 
 
-def _why_chosen(taken: _Judged, best: _Judged, count: int, *, tolerance: float, base_domain: float) -> str:
+def _why_chosen(taken: Judged, best: Judged, count: int, aim: Aim) -> str:
     point = taken.point
     assert point.drop is not None
     among = "the only candidate that keeps" if count == 1 else f"the best of {count} candidates that keep"
@@ -301,29 +319,30 @@ def _why_chosen(taken: _Judged, best: _Judged, count: int, *, tolerance: float, 
     allowing = ""
     if percent(taken.bound) != percent(point.drop.ucb95):
         allowing = f"; at most {percent(taken.bound)} allowing for the choice"
+    found = f"; but {point.collapsed}" if point.collapsed else ""
     return (
-        f"{point.name} is {among} the tolerance and beats the base: domain {percent(base_domain)} -> "
-        f"{percent(point.domain)}, {eligible(point.drop, tolerance)[1]}{allowing}"
+        f"{point.name} is {among} the tolerance and beats the base: domain {percent(aim.base_domain)} -> "
+        f"{percent(point.domain)}, {eligible(point.drop, aim.tolerance)[1]}{allowing}{found}"
     )
 
 
-def _passed_over(one: _Judged, taken: _Judged, prefer: Prefer) -> NotTaken:
+def _passed_over(one: Judged, taken: Judged, prefer: Prefer) -> NotTaken:
     reason = one.refusal
     if not reason and one.point.domain < taken.point.domain:
         reason = f"domain {percent(one.point.domain)} is below the chosen one's {percent(taken.point.domain)}"
     elif not reason and (prefer == "general" or one.point.domain == taken.point.domain):
         drops = f"{percent(_drop(one.point))} is not below the chosen one's {percent(_drop(taken.point))}"
         reason = f"general drop {drops}"
-    return NotTaken(point=one.point, reason=reason)
+    return NotTaken(point=one.point, reason=reason, able=not one.refusal)
 
 
-def _why_not(judged: Sequence[_Judged], base_domain: float) -> str:
+def _why_not(judged: Sequence[Judged], base_domain: float) -> str:
     """What stood in the way of every candidate, by the one that came closest."""
     if not judged:
         return "the stage left no candidate"
     better = [one for one in judged if one.better]
-    confirmed = [one for one in better if one.confirmed]
-    best = min(confirmed or better or judged, key=lambda one: _by_domain(one.point))
+    confirmed = [one for one in better if one.point.confirmed]
+    best = min(confirmed or better or judged, key=lambda one: by_domain(one.point))
     reaches = f"{best.point.name} reaches domain {percent(best.point.domain)}"
     if confirmed:
         return f"no candidate keeps the tolerance; {reaches}, but {best.refusal}"
@@ -331,11 +350,6 @@ def _why_not(judged: Sequence[_Judged], base_domain: float) -> str:
         return f"no candidate was confirmed; {reaches}, but was {best.refusal}"
     score = percent(best.point.domain)
     return f"no candidate beats the base's domain score of {percent(base_domain)}; the best is {score}"
-
-
-def _by_domain(point: Point) -> tuple[float, float]:
-    """Sort key: higher domain score first, then the smaller drop; unmeasured drops last."""
-    return (-point.domain, _drop(point))
 
 
 def _drop(point: Point) -> float:

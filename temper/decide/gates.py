@@ -104,7 +104,7 @@ def gate(evidence: Evidence, *, stage: str = "", limits: Limits = LIMITS) -> Gat
         verdict=ruling.verdict,
         reasons=ruling.reasons,
         remarks=tuple(_remarks(evidence, f, limits)),
-        remedy=_remedy(ruling, f, limits),
+        remedy=_remedy(ruling, evidence, f, limits),
         keep=ruling.keep,
         tasks=len(evidence.tried),
         total=evidence.total,
@@ -279,7 +279,7 @@ def _remarks(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
         yield f"{f.tries} tries per task hardly tell mixed tasks from hopeless ones; {limits.few_tries} or more do"
 
 
-def _remedy(ruling: _Ruling, f: Figures, limits: Limits) -> str:
+def _remedy(ruling: _Ruling, evidence: Evidence, f: Figures, limits: Limits) -> str:
     match ruling.verdict:
         case "FIX REWARD":
             return (
@@ -295,7 +295,11 @@ def _remedy(ruling: _Ruling, f: Figures, limits: Limits) -> str:
                 " or take easier tasks, or give part of the reward for part of the answer"
             )
         case "FILTER":
-            return f"train on the {len(ruling.keep)} tasks listed under `keep`"
+            rest = evidence.total - len(evidence.tried)
+            others = (
+                f" and on the {rest} that were not tried, which the choice of prompts finds out about" if rest else ""
+            )
+            return f"train on the {len(ruling.keep)} tasks listed under `keep`{others}"
         case "GO":
             return ""
 

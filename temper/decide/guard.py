@@ -32,8 +32,6 @@ ERROR_RATE = 0.05
 """Share of stages inside the tolerance that may be stopped, all looks and abilities together."""
 WHOLE_PART = 0.8
 """Part of the error rate for the drop as a whole; the rest is for the abilities, which fall first in few cases."""
-EARLY = 0.2
-"""Share of the steps after which a look without a history takes a drop as lasting."""
 SPIKE_STEPS = 3
 SPIKE_MADS = 6.0
 SPIKE_NATS = 2.0
@@ -114,27 +112,6 @@ def review(
         axes={name: axis.drop for name, axis in drop.axes.items()},
         reason=reason + _remarks(drop),
     )
-
-
-def guard(
-    before: Sequence[Measurement],
-    now: Sequence[Measurement],
-    *,
-    stage: str,
-    step: int,
-    tolerance: float,
-    progress: float,
-    mode: Mode = "stop",
-) -> Verdict:
-    """Judges one look by itself, at `progress` (0 to 1) of a stage, for callers that keep no history.
-
-    `review` is to be preferred: it knows how often it has looked and what the learning rate will do. Here a drop counts
-    as lasting once a fifth of the steps is done.
-    """
-    steps = max(step, round(step / progress))
-    rates = [1.0 if done < EARLY * steps else 0.0 for done in range(steps)]
-    looks = [Look(step=step, measured=now)]
-    return review(before, looks, rates=rates, stage=stage, tolerance=tolerance, mode=mode)
 
 
 def diverged(losses: Sequence[float]) -> str | None:

@@ -2,8 +2,8 @@
 
 The training reward is not evidence of progress: it is what is being optimised, and a sampler that looks for tasks
 near 50 % holds it there on purpose. So the rule against reward hacking compares two views of the same held-out replies,
-the reward's and an independent metric's, where the run measures both (`Measurement.parts["reward"]`), and falls back on
-the training reward where it does not.
+the reward's and an independent grader's, where the run has both, and falls back on the training reward against the
+held-out one where it does not.
 
 Steps are noisy: figures are means over the last `WINDOW` updates, trends are against the first as many. A rule has to
 be wrong for long enough to be believed, and says nothing before that. Imports events and stats.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from temper.events import Health, Level, Measurement, RolloutStep
+from temper.events import Health, Level, Measurement, RolloutStep, Step
 from temper.stats.drop import percent
 
 WINDOW = 5
@@ -75,15 +75,20 @@ class _Finding:
 
 
 def review(
-    steps: Sequence[RolloutStep], heldout: Sequence[Measurement] = (), *, limits: Limits = LIMITS
-) -> tuple[Health, ...]:
+    steps: Sequence[RolloutStep], heldout: Sequence[Measurement] = (), *, updates: Sequence[Step] = (),
+    limits: Limits = LIMITS,
+) -> tuple[Health, ...]:  # fmt: skip
     """What the rules say after the newest update of a stage; empty while it looks healthy.
 
-    `heldout` are measurements of the domain probes on held-out items, start included, in the order of training.
+    Args:
+        steps: What was sampled, in order.
+        heldout: Measurements on held-out items, start included, in the order of training; see `looks`.
+        updates: The updates taken with it, whose figures tell of the loss.
+        limits: Thresholds.
     """
     assert steps, "there is nothing to review before the first update"
     rules: dict[str, Callable[[], _Finding | None]] = {
-        "not-finite": lambda: _not_finite(steps),
+        "not-finite": lambda: _not_finite(steps, updates),
         "reward-errors": lambda: _errors(steps, limits),
         "hacking": lambda: _hacking(steps, heldout, limits),
         "reward-collapse": lambda: _collapse(steps, limits),
@@ -91,8 +96,8 @@ def review(
         "entropy": lambda: _entropy(steps, limits),
         "length": lambda: _length(steps, limits),
         "truncation": lambda: _truncation(steps, limits),
-        "clipping": lambda: _clipping(steps, limits),
-        "ratio-drift": lambda: _drift(steps, limits),
+        "clipping": lambda: _clipping(updates, limits),
+        "ratio-drift": lambda: _drift(updates, limits),
     }
     last = steps[-1]
     found = [(name, finding) for name, rule in rules.items() if (finding := rule()) is not None]
@@ -104,11 +109,34 @@ def review(
     )
 
 
-def _not_finite(steps: Sequence[RolloutStep]) -> _Finding | None:
+def looks(steps: Sequence[RolloutStep]) -> tuple[Measurement, ...]:
+    """What a stage's own looks at its held-out tasks found, as measurements.
+
+    The items are the independent grader's where there is one, and the reward's own otherwise.
+    """
+    return tuple(
+        Measurement(
+            stage=s.stage, step=s.step, checkpoint=f"{s.stage}/step-{s.step:06d}", probe="held-out tasks",
+            axis="domain", role="domain", method="generate", metric="audit" if s.audit else "reward", split="quick",
+            ids=tuple(s.heldout), items=tuple((s.audit or s.heldout)[task] for task in s.heldout),
+            parts={"reward": statistics.fmean(s.heldout.values())} if s.audit else {},
+        )
+        for s in steps
+        if s.heldout
+    )  # fmt: skip
+
+
+def figure(step: Step, name: str) -> float | None:
+    """What the losses of an update say under a name, whichever of them it is; None where none does."""
+    found = [value for key, value in step.figures.items() if key.rpartition("/")[2] == name]
+    return found[0] if found else None
+
+
+def _not_finite(steps: Sequence[RolloutStep], updates: Sequence[Step]) -> _Finding | None:
     last = steps[-1]
-    figures = {
-        name: getattr(last, name) for name in ("reward", "length", "entropy", "kl", "clipped", "ratio_drift")
-    } | dict(last.parts)
+    figures = {name: getattr(last, name) for name in ("reward", "length", "entropy")} | dict(last.parts)
+    if updates:
+        figures |= {"loss": updates[-1].loss, **updates[-1].figures}
     for name, value in figures.items():
         if not math.isfinite(value):
             reason = (
@@ -241,11 +269,9 @@ def _truncation(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None
     return _Finding(level=level, value=now, limit=limits.capped, reason=reason)
 
 
-def _clipping(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
-    if len(steps) < WINDOW:
-        return None
-    now = _last(steps, lambda s: s.clipped)
-    if now <= limits.clipped:
+def _clipping(updates: Sequence[Step], limits: Limits) -> _Finding | None:
+    now = _lately(updates, "clipped")
+    if now is None or now <= limits.clipped:
         return None
     reason = (
         f"the loss cuts off {percent(now)} of the tokens (healthy: at most {percent(limits.clipped)}):"
@@ -254,12 +280,10 @@ def _clipping(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
     return _Finding(level="warn", value=now, limit=limits.clipped, reason=reason)
 
 
-def _drift(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
+def _drift(updates: Sequence[Step], limits: Limits) -> _Finding | None:
     """Sampler and learner disagree about the very tokens that were sampled."""
-    if len(steps) < WINDOW:
-        return None
-    now = _last(steps, lambda s: s.ratio_drift)
-    if now <= limits.drift:
+    now = _lately(updates, "ratio_drift")
+    if now is None or now <= limits.drift:
         return None
     reason = (
         f"learner and sampler differ by {now:.2f} nats per token (healthy: at most {limits.drift:g}); stale weights in"
@@ -267,6 +291,12 @@ def _drift(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
     )
     level: Level = "stop" if now > limits.drift_stop else "warn"
     return _Finding(level=level, value=now, limit=limits.drift, reason=reason)
+
+
+def _lately(updates: Sequence[Step], name: str) -> float | None:
+    """Mean of a figure over the last window; None before there is one."""
+    values = [v for v in (figure(step, name) for step in updates[-WINDOW:]) if v is not None]
+    return statistics.fmean(values) if len(values) == WINDOW else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

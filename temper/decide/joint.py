@@ -1,39 +1,87 @@
-"""Bounds for several candidates at once: whoever tries often enough finds one that looks good by luck.
+"""How sure a bound must be when one of several candidates will be handed on: whoever tries often finds one by luck.
 
-Candidates are confirmed one after the other until one keeps the tolerance, so the error rate is spent over them in that
-order (`stats.spending_limits`), half of it on the first. All drops are resampled on the same items, so candidates that
-are nearly the same model cost next to nothing. Simulated in experiments/sequential. Imports stats and `drop`.
+All candidates that come into question are judged as one family, before any is measured in full: their drops were
+screened on the same items, so the screened draws show how alike their errors are, and nearly equal models cost next to
+nothing. The error rate is shared within the family by what a candidate would gain on the domain, which the noise of the
+general items knows nothing of. The bounds hold for all members at once, so candidates may be measured in any order and
+as many as one likes. Candidates that are made from others later form a wave of their own, which spends what the waves
+before it have left (`stats.spending_limits`). Simulated in experiments/sequential. Imports stats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from temper import stats
-from temper.decide.drop import Drop
 
 ERROR_RATE = 0.05
 """How often the choice may fall on a candidate whose true drop exceeds the tolerance."""
 FREE = 0.05
-"""Share of the candidates at the tolerance that are proven above it all the same; see `joint_upper_bounds`."""
+"""Share of the candidates at the tolerance that screening proves above it all the same: they spend nothing, or a few
+broken checkpoints would use up the error rate of the others, which therefore share 95 % of it."""
+RESERVE = 0.1
+"""Part of the error rate that a wave leaves to those after it; these are made from it, so that they need little."""
+LEAST_WEIGHT = 0.1
+"""Of a candidate that gains little: 2000 draws tell no finer tail."""
 
 
-def joint_upper_bounds(drops: Sequence[Drop], *, tolerance: float) -> list[float]:
-    """Upper bounds of the drops of candidates in the order in which they were confirmed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One candidate that may be handed on."""
 
-    With at least 95 % confidence no candidate whose true drop exceeds the tolerance has a bound within it. A candidate
-    that is surely above the tolerance spends nothing, or a few broken checkpoints would use up the error rate of those
-    after them; as that happens by luck to one in twenty at the tolerance itself, the rest shares 95 % of the rate. A
-    bound depends on its own and earlier candidates alone: what was refused stays refused.
+    drawn: stats.Drawn
+    """Its drop, resampled on the items that all members were screened with."""
+    gain: float
+    """On the domain, above zero."""
+    wave: int = 0
+    """0 for what was there when the first candidate was measured in full."""
+
+
+def joint_shares(tried: Sequence[Tried], *, error_rate: float = ERROR_RATE * (1.0 - FREE)) -> list[float]:
+    """The share of draws that may lie above each candidate's upper bound, 0.05 for one that stands alone.
+
+    At these shares no candidate whose true drop exceeds the tolerance has a bound within it, with a probability of at
+    least 1 - `error_rate`. The share of a candidate depends on its own and earlier waves alone: what was refused stays
+    refused.
     """
-    bounds = [drop.ucb95 for drop in drops]
-    tried = [i for i, drop in enumerate(drops) if drop.lcb95 <= tolerance]
-    if not tried:
-        return bounds
-    columns = np.stack([drops[i].drawn.draws for i in tried], axis=1)
-    spent = [ERROR_RATE * (1.0 - FREE) * (1.0 - 1.0 / (place + 1)) for place in range(1, len(tried) + 1)]
-    for i, limit in zip(tried, stats.spending_limits(columns, spent), strict=True):
-        bounds[i] = float(limit)
-    return bounds
+    waves = sorted({one.wave for one in tried})
+    if not waves:
+        return []
+    weights = _weights(tried)
+    tails = np.stack([_tail(one.drawn.draws) for one in tried], axis=1) / weights
+    columns = np.stack([-tails[:, [one.wave == wave for one in tried]].min(axis=1) for wave in waves], axis=1)
+    spent = [error_rate * (1.0 - RESERVE ** (place + 1)) for place in range(len(waves))]
+    limits = dict(zip(waves, stats.spending_limits(columns, spent), strict=True))
+    shares = [-float(limits[one.wave]) * weight for one, weight in zip(tried, weights, strict=True)]
+    return [min(max(0.0, share), ERROR_RATE) for share in shares]
+
+
+def upper_bound(drawn: stats.Drawn, share: float) -> float:
+    """The bound that a true figure lies above with a probability of `share`, from the draws.
+
+    The BCa interval (Efron 1987) of a sum of items, whose bias and acceleration are both a sixth of the skewness of its
+    draws: a few items with large drops, which a sample may miss, make plain percentiles too bold far out in the tail.
+    """
+    spread = drawn.draws - drawn.draws.mean()
+    error = float(np.std(spread))
+    if share <= 0.0 or error == 0.0:
+        return float("inf") if share <= 0.0 else drawn.value
+    skewness = float((spread**3).mean()) / error**3
+    bent = skewness / 6.0 + stats.z_value(1.0 - share)
+    level = NormalDist().cdf(skewness / 6.0 + bent / (1.0 - skewness / 6.0 * bent))
+    return float(np.quantile(drawn.draws, level, method="weibull"))
+
+
+def _weights(tried: Sequence[Tried]) -> stats.Array:
+    """What a candidate gains, as a share of the most that one of its wave gains."""
+    most = {wave: max(one.gain for one in tried if one.wave == wave) for wave in {one.wave for one in tried}}
+    return np.array([max(LEAST_WEIGHT, one.gain / most[one.wave]) for one in tried])
+
+
+def _tail(draws: stats.Array) -> stats.Array:
+    """The share of draws that are at least as high, for each draw; 1 everywhere for a drop without spread."""
+    return 1.0 - np.searchsorted(np.sort(draws), draws, side="left") / len(draws)

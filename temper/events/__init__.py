@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, ClassVar, Literal
 from temper.errors import DataError
 from temper.events.base import Event, Level
 from temper.events.reinforcement import Bounds, GateReport, GateVerdict, Health, Rollout, RolloutStep
+from temper.events.search import SEARCH_EVENTS
 
 __all__ = [
     "TYPES", "Answer", "Bounds", "Candidate", "CheckpointSaved", "Choice", "DataUsed", "Event", "GateReport",
@@ -292,7 +293,7 @@ TYPES: Mapping[str, type[Event]] = {
     t.kind: t
     for t in (
         RunStarted, DataUsed, StageStarted, Step, Measurement, Answer, Verdict, CheckpointSaved, Candidate, Choice,
-        Resumed, Reused, Noticed, GateReport, Rollout, RolloutStep, Health, RunFinished,
+        Resumed, Reused, Noticed, GateReport, Rollout, RolloutStep, Health, RunFinished, *SEARCH_EVENTS,
     )
 }  # fmt: skip
 

@@ -89,7 +89,11 @@ class Rollout(Event):
     kind: ClassVar[str] = "rollout"
     stage: str = ""
     step: int = 0
-    """The update it was used in; 0 for the gate's."""
+    """The update it was first used in; 0 for the gate's."""
+    number: int = 0
+    """Place among the rollouts of its step; 0 begins the step, anew where it had begun before."""
+    group: int = 0
+    """Number of the group in its step."""
     task: str
     """Id of the task."""
     prompt: str
@@ -106,11 +110,17 @@ class Rollout(Event):
     capped: bool = False
     """Whether it reached the token limit."""
     note: str = ""
+    asked: tuple[tuple[int, ...], ...] = ()
+    """Tokens before each of the model's turns; one turn where there is no environment."""
+    said: tuple[tuple[int, ...], ...] = ()
+    """Tokens of each turn, the one that ends it included."""
+    logprobs: tuple[tuple[float, ...], ...] = ()
+    """Of those tokens, as the sampler had them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStep(Event):
-    """What the rollouts of one update were like, dropped groups included.
+    """What the rollouts that an update brought in were like, dropped groups included.
 
     `groups`, `means`, `graded` and `useful` run in step, one entry per group; the beliefs of the prompt sampler are
     rebuilt from them.
@@ -140,12 +150,10 @@ class RolloutStep(Event):
     """Mean tokens per reply."""
     entropy: float
     """Mean surprise of the sampled tokens under the sampler, in nats."""
-    kl: float = 0.0
-    """Divergence of the policy from the stage's start on its own replies, in nats per token, where measured."""
-    clipped: float = 0.0
-    """Share of tokens whose gradient the loss cut off."""
-    ratio_drift: float = 0.0
-    """Mean |log-ratio| of learner to sampler per token."""
+    heldout: Mapping[str, float] = field(default_factory=dict)
+    """Reward of greedy replies to tasks that are never trained on, by task; only at the updates that look at them."""
+    audit: Mapping[str, float] = field(default_factory=dict)
+    """What the independent grader says of the same replies, where the recipe names one."""
     seconds: float = 0.0
     """Spent on sampling and grading."""
 

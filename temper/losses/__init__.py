@@ -2,15 +2,16 @@
 
 A loss says over what it is averaged (`per`), so that the learner can count the denominator over the whole batch
 before it runs backward; its keyword-only arguments are its hyperparameters. Nothing of vocabulary width gets here.
-`policy` learns from rewarded replies, `preference` from pairs. Imports nothing of temper outside this package and no
-array library: operators and the namespace `x.xp` do.
+`policy` learns from rewarded replies, `preference` from pairs, `distill` from a teacher; `chosen` is the cross-entropy
+of the better answers of pairs, averaged over these alone. Imports nothing of temper outside this package and no array
+library: operators and the namespace `x.xp` do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from temper.losses import policy, preference
+from temper.losses import distill, policy, preference
 from temper.losses.view import Array, Loss, Objective, Per, Term, TokenView
 
 __all__ = ["LOSSES", "Array", "Loss", "Objective", "Per", "Term", "TokenView", "ce", "kl"]
@@ -28,7 +29,11 @@ def kl(x: TokenView) -> Array:
 
 LOSSES: Mapping[str, Loss] = {
     "ce": Loss(function=ce, per="token", linear=True),
+    "chosen": Loss(function=ce, per="token", linear=True),
     "kl": Loss(function=kl, per="token", needs_start=True, linear=True),
+    "start_kl": Loss(
+        function=policy.start_kl, per="token", needs_start=True, linear=True, figures=policy.start_kl_figures
+    ),
     "pg": Loss(function=policy.pg, per="token", figures=policy.pg_figures),
     "grpo": Loss(function=policy.grpo, per="sequence", figures=policy.grpo_figures),
     "dr_grpo": Loss(function=policy.dr_grpo, per="sequence", figures=policy.grpo_figures),
@@ -37,4 +42,5 @@ LOSSES: Mapping[str, Loss] = {
     "cispo": Loss(function=policy.cispo, per="token", figures=policy.cispo_figures),
     "dpo": Loss(function=preference.dpo, per="group", figures=preference.dpo_figures),
     "simpo": Loss(function=preference.simpo, per="group", figures=preference.simpo_figures),
+    "reverse_kl": Loss(function=distill.reverse_kl, per="token", figures=distill.reverse_kl_figures),
 }

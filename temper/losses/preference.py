@@ -2,7 +2,7 @@
 
 The pair is a group of two datums. The sign of the weight says which is which: +1 on the tokens of the chosen reply, -1
 on those of the rejected one, so nothing depends on the order of rows in a batch. An anchor on the chosen reply (the
-cure for pairs whose both replies lose probability) is one more term: give the chosen datum a weight in `ce` too.
+cure for pairs whose both replies lose probability) is one more term: give the chosen datum a weight in `chosen` too.
 Imports the view alone.
 """
 
@@ -24,8 +24,13 @@ def simpo(x: TokenView, *, beta: float = 2.0, gamma: float = 1.0) -> Array:
 
 
 def dpo_figures(x: TokenView, *, beta: float = 0.1) -> Mapping[str, Array]:
-    """What to show beside `dpo`."""
-    return _figures(x, beta * _gain(x, x.fixed))
+    """What to show beside `dpo`; `chosen_gain` and `rejected_gain` are nats per reply gained since the start.
+
+    Both below zero is the usual way in which a model comes to say a third thing.
+    """
+    gained = (x.fixed - x.stream("ref_logprobs")) * x.shares()
+    sides = {"chosen_gain": (gained * (x.weight > 0)).sum(), "rejected_gain": (gained * (x.weight < 0)).sum()}
+    return {**_figures(x, beta * _gain(x, x.fixed)), **sides}
 
 
 def simpo_figures(x: TokenView, *, beta: float = 2.0, gamma: float = 1.0) -> Mapping[str, Array]:

@@ -1,8 +1,8 @@
 """Packed rows: linear layers see every token once and no padding, attention sees one row per sequence.
 
-All sequences of a batch lie end to end in one row of T tokens. Inside attention alone they are laid out as [B, L]
-(right-padded) with a causal mask: padding comes after every real token, so no real token can look at it, isolation is
-exact and no mask is built.
+All sequences of a batch lie end to end in one row of T tokens (`layout`). On a CPU, attention alone sees them as a
+right-padded grid of rows with a causal mask. On a GPU in half precision, the variable-length kernel that torch brings
+takes them as they lie: no padding there either, and no mask. Both leave the rows exactly isolated.
 
 Sequences that begin with the same tokens (a system prompt, the question of a choice item) are computed as one root with
 branches: the root's tokens pass through the network once, every branch attends to the root's keys and to its own. The
@@ -16,9 +16,8 @@ interface cannot express here (soft-capped logits, attention sinks, linear atten
 
 from __future__ import annotations
 
-import itertools
+import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,190 +25,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from temper.model.layout import KeyValues, Layout, Spans, pack
+
 NAME = "temper_packed"
 SMALL_SCORES = 1_500_000
 """Scores per layer (rows x heads x queries x keys) up to which they are kept for backward: 6 MB a layer."""
-
-
-@dataclass(slots=True, kw_only=True)
-class KeyValues:
-    """Keys and values of every layer for a batch that is being generated."""
-
-    capacity: int
-    """Longest prompt plus the new tokens."""
-    lengths: Tensor
-    """[B] tokens held per row."""
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    """layer -> [B, heads, capacity, head size]"""
-    values: dict[int, Tensor] = field(default_factory=dict)
-
-    def keep(self, rows: Tensor) -> None:
-        """Drops all rows but these."""
-        self.lengths = self.lengths[rows]
-        for held in (self.keys, self.values):
-            for layer, tensor in held.items():
-                held[layer] = tensor[rows]
-
-
-def joined(caches: Sequence[KeyValues]) -> KeyValues:
-    """One cache over the rows of all, in order, with room for the largest."""
-    if len(caches) == 1:
-        return caches[0]
-    capacity = max(c.capacity for c in caches)
-    whole = KeyValues(capacity=capacity, lengths=torch.cat([c.lengths for c in caches]))
-    for name in ("keys", "values"):
-        for layer in getattr(caches[0], name):
-            parts = [getattr(c, name)[layer] for c in caches]
-            rooms = [torch.nn.functional.pad(x, (0, 0, 0, capacity - x.shape[2])) for x in parts]
-            getattr(whole, name)[layer] = torch.cat(rooms)
-    return whole
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """Sequences of unequal length as rows of a padded grid."""
-
-    rows: int
-    width: int
-    """Length of the longest."""
-    place: Tensor | None
-    """[tokens] index of each token in the flattened grid; None when every row is full."""
-
-    def spread(self, flat: Tensor) -> Tensor:
-        """[tokens, heads, d] -> [rows, heads, width, d], zero where a row is shorter than the widest."""
-        if self.place is not None:
-            flat = flat.new_zeros(self.rows * self.width, *flat.shape[1:]).index_copy(0, self.place, flat)
-        return flat.reshape(self.rows, self.width, *flat.shape[1:]).transpose(1, 2)
-
-    def gather(self, grid: Tensor) -> Tensor:
-        """[rows, heads, width, d] -> [tokens, heads, d]."""
-        flat = grid.transpose(1, 2).reshape(self.rows * self.width, grid.shape[1], grid.shape[3])
-        return flat if self.place is None else flat.index_select(0, self.place)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Branches:
-    """Continuations of roots; their tokens follow those of all roots."""
-
-    start: int
-    """Index of their first token in the packed row."""
-    grid: Grid
-    root: Tensor
-    """[rows] the root of each branch."""
-    mask: Tensor
-    """[rows, 1, width, width of the roots + width] what a branch token may look at."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where the tokens of a packed batch belong."""
-
-    tokens: Tensor
-    """[1, T]"""
-    positions: Tensor
-    """[1, T], restarting at every sequence."""
-    roots: Grid
-    """Whole sequences, and what branches share."""
-    branches: Branches | None = None
-    places: tuple[tuple[int, int, int], ...] = ()
-    """Per sequence: start of its root, length of it, start of its branch (in the packed row)."""
-    cache: KeyValues | None = None
-    """Filled when given."""
-
-    def index(self, sequence: int, position: int) -> int:
-        """Where in the packed row a position of a sequence is computed."""
-        root, shared, branch = self.places[sequence]
-        return root + position if position < shared else branch + position - shared
-
-
-def pack(
-    sequences: Sequence[Sequence[int]],
-    device: torch.device,
-    *,
-    clusters: Sequence[Sequence[int]] = (),
-    cache: KeyValues | None = None,
-) -> Layout:
-    """Lays sequences end to end, what the sequences of a cluster share only once.
-
-    Args:
-        sequences: Token ids.
-        device: Of the model.
-        clusters: Sequence numbers that begin alike; the others stand alone.
-        cache: Filled with keys and values by the pass; with clusters, there must be one over all sequences.
-    """
-    shared = {number: _common(cluster, sequences) for cluster in clusters for number in cluster}
-    roots: list[Sequence[int]] = []
-    branches: list[tuple[int, int, Sequence[int]]] = []  # sequence, root, tokens
-    root_of: dict[int, int] = {}
-    for cluster in clusters:
-        roots.append(sequences[cluster[0]][: shared[cluster[0]]])
-        for number in cluster:
-            root_of[number] = len(roots) - 1
-            branches.append((number, len(roots) - 1, sequences[number][shared[number] :]))
-    for number, sequence in enumerate(sequences):
-        if number not in root_of:
-            root_of[number] = len(roots)
-            roots.append(sequence)
-            shared[number] = len(sequence)
-    begins = list(itertools.accumulate((len(r) for r in roots), initial=0))
-    tails = list(itertools.accumulate((len(t) for _, _, t in branches), initial=begins[-1]))
-    tail_of = {number: tails[i] for i, (number, _, _) in enumerate(branches)}
-    offsets = [len(roots[root]) for _, root, _ in branches]
-    positions = [torch.arange(len(r)) for r in roots]
-    positions += [torch.arange(n, n + len(t)) for n, (_, _, t) in zip(offsets, branches, strict=True)]
-    flat = [t for r in roots for t in r] + [t for _, _, tokens in branches for t in tokens]
-    grid = _grid([len(r) for r in roots], device)
-    return Layout(
-        tokens=torch.tensor(flat, device=device)[None],
-        positions=torch.cat(positions)[None].to(device),
-        roots=grid,
-        branches=_branches(branches, begins[-1], offsets, grid.width, device) if branches else None,
-        places=tuple((begins[root_of[n]], shared[n], tail_of.get(n, 0)) for n in range(len(sequences))),
-        cache=cache,
-    )
-
-
-def alike(sequences: Sequence[Sequence[int]], *, least: int = 16) -> list[list[int]]:
-    """Clusters of two or more sequences whose first `least` tokens agree and which each go on after what they share."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for number, sequence in enumerate(sequences):
-        if len(sequence) > least:
-            found.setdefault(tuple(sequence[:least]), []).append(number)
-    return [cluster for cluster in found.values() if len(cluster) > 1]
-
-
-def _common(cluster: Sequence[int], sequences: Sequence[Sequence[int]]) -> int:
-    """Tokens that all sequences of a cluster begin with, leaving each at least one of its own."""
-    first = sequences[cluster[0]]
-    length = min(len(sequences[n]) for n in cluster) - 1
-    for number in cluster:
-        other = sequences[number]
-        length = next((i for i in range(length) if first[i] != other[i]), length)
-    return length
-
-
-def _grid(lengths: Sequence[int], device: torch.device) -> Grid:
-    width = max(lengths)
-    if min(lengths) == width:
-        return Grid(rows=len(lengths), width=width, place=None)
-    starts = torch.repeat_interleave(torch.arange(len(lengths)) * width, torch.tensor(lengths))
-    places = starts + torch.cat([torch.arange(n) for n in lengths])
-    return Grid(rows=len(lengths), width=width, place=places.to(device))
-
-
-def _branches(
-    branches: Sequence[tuple[int, int, Sequence[int]]],
-    start: int,
-    offsets: Sequence[int],
-    root_width: int,
-    device: torch.device,
-) -> Branches:
-    grid = _grid([len(tokens) for _, _, tokens in branches], device)
-    own = torch.ones(grid.width, grid.width, dtype=torch.bool).tril().expand(grid.rows, -1, -1)
-    seen = torch.arange(root_width)[None] < torch.tensor(offsets)[:, None]
-    mask = torch.cat([seen[:, None].expand(-1, grid.width, -1), own], dim=2)
-    root = torch.tensor([root for _, root, _ in branches], device=device)
-    return Branches(start=start, grid=grid, root=root, mask=mask[:, None].to(device))
+HALF = (torch.bfloat16, torch.float16)
+LARGEST_HEAD = 256
+"""Of the variable-length kernel."""
+GRIDS_ALONE = "_temper_grids_alone"
+"""Set on a model whose logits the variable-length kernel did not reproduce."""
 
 
 def supports(model: PreTrainedModel) -> bool:
@@ -229,18 +54,41 @@ def route(model: PreTrainedModel) -> None:
     model.set_attn_implementation(NAME)
 
 
+def flat(model: PreTrainedModel) -> bool:
+    """Whether the variable-length kernel takes the packed rows: a GPU, half precision, heads it was made for."""
+    text: Any = model.config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return (
+        model.device.type == "cuda"
+        and model.dtype in HALF
+        and head % 8 == 0
+        and head <= LARGEST_HEAD
+        and importlib.util.find_spec("torch.nn.attention.varlen") is not None
+        and not hasattr(model, GRIDS_ALONE)
+    )
+
+
 @torch.no_grad()
 def agrees(model: PreTrainedModel, logits: Tensor, before: Sequence[int], tokens: Sequence[int]) -> bool:
-    """Whether the packed pass over `tokens`, behind another sequence, gives these [tokens, V] logits."""
-    layout = pack([before, tokens], model.device)
+    """Whether the packed pass over `tokens`, behind another sequence and as a branch, gives these [tokens, V] logits.
+
+    In half precision the two ways round differently; a wrong mask or a scaled logit shows far above that.
+    """
+    rows = [before, tokens, (*tokens, 0), (*tokens[:-1], 0)]
+    clusters = [[1, 2, 3]] if shares_prefixes(model) else []
+    layout = pack(rows, model.device, clusters=clusters, flat=flat(model), rung=8)
     out = model.base_model(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
-    packed = out.last_hidden_state[0, len(before) :] @ model.get_output_embeddings().weight.T  # pyright: ignore
-    return bool((packed - logits).abs().max() <= 1e-3 * logits.abs().max())
+    at = [layout.index(1, i) for i in range(len(tokens))]
+    packed = (out.last_hidden_state[0, at] @ model.get_output_embeddings().weight.T).float()  # pyright: ignore
+    own = logits.float()
+    if model.dtype in HALF:
+        return bool((packed - own).norm() <= 0.05 * own.norm())
+    return bool((packed - own).abs().max() <= 1e-3 * own.abs().max())
 
 
 def shares_prefixes(model: PreTrainedModel) -> bool:
-    """Whether roots and branches can be used: a sliding window would have to be known per layer."""
-    return not getattr(model.config.get_text_config(), "sliding_window", None)
+    """Whether roots and branches can be used: in a grid, a sliding window would have to be known per layer."""
+    return flat(model) or not getattr(model.config.get_text_config(), "sliding_window", None)
 
 
 def window_of(module: torch.nn.Module) -> int | None:
@@ -285,6 +133,8 @@ def attend(
     factor = float(query.shape[-1]) ** -0.5 if scale is None else scale
     if layout.cache is not None and layout.roots.width == 1:
         return _decode(query, key, value, layout.cache, layer, factor, window)
+    if layout.spans is not None:
+        return _over_spans(query, key, value, layout.spans, factor, window)
     branches = layout.branches
     stop = branches.start if branches else len(query)
     q, k, v = (layout.roots.spread(x[:stop]) for x in (query, key, value))
@@ -299,6 +149,21 @@ def attend(
         out = torch.cat([out, tail])
     if layout.cache is not None:
         _remember(layout.cache, layer, k, v)
+    return out
+
+
+def _over_spans(query: Tensor, key: Tensor, value: Tensor, spans: Spans, scale: float, window: int | None) -> Tensor:
+    """Sequences of any length as they lie, in half precision on a GPU."""
+    from torch.nn.attention import varlen
+
+    if spans.gather is not None:
+        key, value = key.index_select(0, spans.gather), value.index_select(0, spans.gather)
+    back = -1 if window is None else window - 1  # the kernel counts what lies before a token, temper the token too
+    out = varlen.varlen_attn(
+        query, key, value, spans.queries, spans.keys, spans.longest_query, spans.longest_key, scale=scale,
+        window_size=(back, 0), enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    assert isinstance(out, Tensor)
     return out
 
 
@@ -372,7 +237,7 @@ def _decode(
     at = torch.arange(batch, device=keys.device)
     keys[at, :, cache.lengths] = key
     values[at, :, cache.lengths] = value
-    held = int(cache.lengths.max()) + 1
+    held = cache.longest + 1
     slots = torch.arange(held, device=keys.device)[None]
     seen = slots <= cache.lengths[:, None]
     if window:

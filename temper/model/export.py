@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM
 from temper.data import fetch
 from temper.data.render import Renderer
 from temper.errors import CheckpointError
-from temper.model import attention, load, lora, merge, store
+from temper.model import load, lora, merge, store
+from temper.model.layout import pack
 from temper.model.protocol import Base, Checkpoint
 from temper.model.torch_backend import TorchBackend
 from temper.model.torch_learner import TorchLearner
@@ -118,10 +119,10 @@ def _export(checkpoint: Checkpoint, base: Base, to: Path, *, size: int, write: W
 @torch.inference_mode()
 def _policy_logits(checkpoint: Checkpoint, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
     """Logits of the model that the probes measured, by the packed forward pass they took."""
-    learner = TorchBackend().open(checkpoint).learner
+    learner = TorchBackend(dtype=torch.float32).open(checkpoint).learner
     assert isinstance(learner, TorchLearner)
     model = learner.model
-    layout = attention.pack(prompts, model.device)
+    layout = pack(prompts, model.device)
     out = model.base_model(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
     head = model.get_output_embeddings()
     assert head is not None, "a causal language model has a head"

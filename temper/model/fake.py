@@ -27,6 +27,7 @@ from temper.errors import CheckpointError
 from temper.losses import LOSSES, Objective, Term, TokenView
 from temper.model.protocol import (
     Base,
+    Blend,
     Checkpoint,
     Completion,
     Floats,
@@ -77,6 +78,17 @@ class FakeBackend:
         lineage = {"name": name, "origin": "folder", "revision": "", "sha256": sha}
         return Base(name=name, folder=folder, sha256=sha, lineage=lineage)
 
+    def extended(self, base: Base, words: Sequence[str]) -> Base:
+        """A table of bigrams has no pieces to take the mean of."""
+        raise CheckpointError(f"add_tokens: found {', '.join(words)}; expected none with the fake backend; remove them")
+
+    def require_kin(self, instruct: Path, base: Path) -> None:
+        """Refuses tables of different vocabularies."""
+        if _vocabulary(instruct) != _vocabulary(base):
+            raise CheckpointError(
+                f"residual: {instruct} was not made from {base}: other vocabularies; expected its own base; name that"
+            )
+
     def shape(self, folder: Path) -> Shape:
         """Size and kind of the model in a folder."""
         size = _vocabulary(folder)
@@ -89,15 +101,22 @@ class FakeBackend:
     def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
         assert spec is None or not checkpoint.adapter, "training starts from full weights; merge the adapter first"
+        assert spec is None or spec.below is None, "a table of bigrams has no chat model"
         learner = FakeLearner(checkpoint, spec or TrainSpec(rank=None), self.sensitivity)
         return Policy(learner=learner, sampler=FakeSampler(learner))
 
-    def blend(self, checkpoint: Checkpoint, alpha: float, to: Path) -> None:
-        """Writes start + alpha x (checkpoint - start), in the checkpoint's own format."""
-        weights = _read(checkpoint.path / _file(checkpoint.adapter))
-        start = 0.0 if checkpoint.adapter else _read(checkpoint.base / TABLE)
+    def derive(self, blend: Blend, to: Path) -> None:
+        """Writes the weights that a blend stands for, in the format of its parts; the only layer is the last."""
+        first = blend.parts[0]
+        start = 0.0 if first.adapter else _read(first.base / TABLE)
+        change = np.mean([_read(part.path / _file(part.adapter)) - start for part in blend.parts], axis=0)
+        if blend.energy < 1.0:
+            left, strength, right = np.linalg.svd(change)
+            reached = np.cumsum(strength**2) >= blend.energy * (strength**2).sum()
+            count = 1 + int(np.argmax(reached))
+            change = (left[:, :count] * strength[:count]) @ right[:count]
         with _new_folder(to) as folder:
-            _write(folder / _file(checkpoint.adapter), weights=start + alpha * (weights - start))
+            _write(folder / _file(first.adapter), weights=start + blend.alpha * change)
 
     def whole(self, checkpoint: Checkpoint, to: Path) -> None:
         """Writes full weights with tokenizer; an adapter is merged."""
@@ -128,11 +147,13 @@ class FakeLearner:
         start = _log_softmax(self._start[rows])
         logp, divergence = logs[at, places.after], (np.exp(start) * (start - logs)).sum(axis=1)[at]
         loss, by_logp, by_divergence = 0.0, np.zeros_like(logp), np.zeros_like(logp)
+        figures: dict[str, float] = {}
         for term in objective:
             count = _denominator(datums, term.loss)
             if count:
                 view = places.view(datums, term.loss, logp, divergence)
                 found = _differentiate(view, term)
+                figures |= _figures(view, term, count)
                 loss += term.scale * found.value / count
                 by_logp += term.scale * found.by_logp / count
                 by_divergence += term.scale * found.by_divergence / count
@@ -146,7 +167,8 @@ class FakeLearner:
         counts, sums = (np.bincount(places.sequence, w, len(datums)) for w in (np.ones_like(logp), -logp))
         by_row = tuple((sums / np.maximum(counts, 1)).tolist())
         return StepMetrics(
-            loss=loss, losses=nll, supervised=len(logp), supervised_by_source=dict(seen), by_row=by_row
+            loss=loss, losses=nll, supervised=len(logp), supervised_by_source=dict(seen), by_row=by_row,
+            figures=figures,
         )  # fmt: skip
 
     @np.errstate(invalid="ignore", over="ignore")  # a run that goes to pieces says so by its loss
@@ -306,6 +328,12 @@ def _differentiate(view: TokenView, term: Term) -> _Slopes:
         np.array([slope(name, t) for t in range(len(none))]) for name in ("logp", "divergence")
     )  # fmt: skip
     return _Slopes(value=value, by_logp=by_logp, by_divergence=by_divergence if loss.needs_start else none)
+
+
+def _figures(view: TokenView, term: Term, count: int) -> dict[str, float]:
+    """What a loss shows beside its value, as a mean over the batch."""
+    shown = LOSSES[term.loss].figures
+    return {} if shown is None else {n: float(v) / count for n, v in shown(view, **term.params).items()}
 
 
 def _denominator(datums: Sequence[Datum], term: str) -> int:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 CHUNK = 256
 """Positions at a time: 256 x 49k float32 logits are 50 MB."""
+GPU_CHUNK = 2048
+"""The same on a GPU, which wants larger products: 2048 x 128k float32 logits are 1 GB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +77,16 @@ def divergence(hidden: Tensor, weight: Tensor, reference: Tensor, frozen: Tensor
     return _Divergence.apply(hidden, weight, reference, frozen)  # pyright: ignore[reportReturnType]
 
 
+def chunk(device: torch.device) -> int:
+    """Positions at a time."""
+    return CHUNK if device.type == "cpu" else GPU_CHUNK
+
+
 class _Buffers:
     """Where the logits of one chunk lie, used again for the next; without it each would be fetched from the system."""
 
     def __init__(self, positions: int, weight: Tensor) -> None:
-        self._rows = min(CHUNK, positions)
+        self._rows = min(chunk(weight.device), positions)
         self._weight = weight
         self._held: list[Tensor] = []
 
@@ -105,10 +112,11 @@ class _Summed(torch.autograd.Function):
         logp = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         kl = torch.zeros_like(logp)
         to_hidden = torch.empty_like(hidden) if wants_hidden else None
-        to_weight = torch.zeros_like(weight) if wants_weight else None
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         buffers = _Buffers(len(targets), weight)
-        for start in range(0, len(targets), CHUNK):
-            part = slice(start, min(start + CHUNK, len(targets)))
+        step = chunk(hidden.device)
+        for start in range(0, len(targets), step):
+            part = slice(start, min(start + step, len(targets)))
             found = buffers.log_softmax(hidden[part], weight)
             logp[part] = found.gather(1, targets[part, None])[:, 0]
             base = _base(buffers, held, part, found, kl)
@@ -126,7 +134,7 @@ class _Summed(torch.autograd.Function):
             if to_hidden is not None:
                 to_hidden[part] = gradient @ weight
             if to_weight is not None:
-                to_weight.addmm_(gradient.T, hidden[part])
+                _add_product(to_weight, gradient, hidden[part])
         ctx.save_for_backward(to_hidden, to_weight)
         ctx.mark_non_differentiable(logp, kl)
         total = (scale * logp).sum()
@@ -138,6 +146,14 @@ class _Summed(torch.autograd.Function):
         if float(grad) != 1.0:
             to_hidden, to_weight = (None if x is None else x * grad for x in (to_hidden, to_weight))
         return to_hidden, to_weight, None, None, None
+
+
+def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    """Adds gradient' x hidden to the float32 sum: many products of half precision would not add up in their own."""
+    if hidden.dtype == torch.float32:
+        total.addmm_(gradient.T, hidden)
+    else:
+        total.add_(gradient.T @ hidden)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +190,9 @@ class _Divergence(torch.autograd.Function):
         kl = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         jacobian = None if ctx.head_trains else torch.empty_like(hidden)
         buffers = _Buffers(len(hidden), weight)
-        for start in range(0, len(hidden), CHUNK):
-            part = slice(start, start + CHUNK)
+        step = chunk(hidden.device)
+        for start in range(0, len(hidden), step):
+            part = slice(start, start + step)
             model = buffers.log_softmax(hidden[part], weight)
             base = buffers.log_softmax(reference[part], frozen, number=1)
             likely = base.exp()
@@ -190,15 +207,16 @@ class _Divergence(torch.autograd.Function):
         hidden, weight, reference, frozen, jacobian = ctx.saved_tensors
         if not ctx.head_trains:
             return grad.to(hidden.dtype)[:, None] * jacobian, None, None, None
-        to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
         buffers = _Buffers(len(hidden), weight)
-        for start in range(0, len(grad), CHUNK):
-            part = slice(start, start + CHUNK)
+        step = chunk(hidden.device)
+        for start in range(0, len(grad), step):
+            part = slice(start, start + step)
             g = buffers.log_softmax(hidden[part], weight).exp_()
             g = g.sub_(buffers.log_softmax(reference[part], frozen, number=1).exp_())
             g = g.mul_(grad[part, None]).to(weight.dtype)
             to_hidden[part] = g @ weight
-            to_weight.addmm_(g.T, hidden[part])
+            _add_product(to_weight, g, hidden[part])
         return to_hidden, to_weight, None, None
 
 
@@ -208,13 +226,16 @@ class _TargetLogprobs(torch.autograd.Function):
         ctx.head_trains = weight.requires_grad
         logp = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         jacobian = torch.empty_like(hidden) if hidden.requires_grad and not ctx.head_trains else None
+        ones = torch.ones_like(logp)
         buffers = _Buffers(len(targets), weight)
-        for start in range(0, len(targets), CHUNK):
-            part = slice(start, start + CHUNK)
+        step = chunk(hidden.device)
+        for start in range(0, len(targets), step):
+            part = slice(start, start + step)
             found = buffers.log_softmax(hidden[part], weight)
             logp[part] = found.gather(1, targets[part, None])[:, 0]
             if jacobian is not None:
-                jacobian[part] = weight[targets[part]] - found.exp_().to(weight.dtype) @ weight
+                slope = found.exp_().neg_().scatter_add_(1, targets[part, None], ones[part, None])
+                jacobian[part] = slope.to(weight.dtype) @ weight
         ctx.save_for_backward(hidden, weight, targets, jacobian)
         return logp
 
@@ -223,12 +244,13 @@ class _TargetLogprobs(torch.autograd.Function):
         hidden, weight, targets, jacobian = ctx.saved_tensors
         if not ctx.head_trains:
             return (grad.to(hidden.dtype)[:, None] * jacobian if jacobian is not None else None), None, None
-        to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
         buffers = _Buffers(len(targets), weight)
-        for start in range(0, len(targets), CHUNK):
-            part = slice(start, start + CHUNK)
+        step = chunk(hidden.device)
+        for start in range(0, len(targets), step):
+            part = slice(start, start + step)
             g = buffers.log_softmax(hidden[part], weight).exp_().mul_(-grad[part, None])
             g = g.scatter_add_(1, targets[part, None], grad[part, None]).to(weight.dtype)
             to_hidden[part] = g @ weight
-            to_weight.addmm_(g.T, hidden[part])
+            _add_product(to_weight, g, hidden[part])
         return to_hidden, to_weight, None

@@ -208,4 +208,4 @@ class Rotate(torch.autograd.Function):
 
 
 def _weight_gradient(gradient: Tensor, x: Tensor, scale: Tensor) -> Tensor:
-    return ((gradient * x).T @ scale.to(x.dtype))[:, 0]
+    return ((gradient.float() * x.float()).T @ scale)[:, 0].to(x.dtype)

@@ -40,6 +40,12 @@ def install(model: PreTrainedModel, kernels: Kernels = PLAIN) -> bool:
         if attention.agrees(model, own, first, second):
             return True
         remove(model)
+    if attention.agrees(model, own, first, second):
+        return True
+    if not attention.flat(model):
+        return False
+    setattr(model, attention.GRIDS_ALONE, True)
+    replace(model, kernels)
     return attention.agrees(model, own, first, second)
 
 

@@ -50,13 +50,15 @@ def locate(name: str) -> Base:
     )
 
 
-def open_model(folder: Path, device: torch.device | None = None) -> PreTrainedModel:
-    """The model of a folder in float32 on the best device, in evaluation mode."""
+def open_model(
+    folder: Path, device: torch.device | None = None, *, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The model of a folder on the best device, in evaluation mode."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     with loading(folder):
         model, found = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True,
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True,
             output_loading_info=True,
         )  # fmt: skip
     random = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
@@ -85,6 +87,13 @@ def loading(folder: Path) -> Iterator[None]:
 def best_device() -> torch.device:
     """The first GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU that computes with it, else float32."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
 
 
 def _built_in() -> Path:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from temper.errors import CheckpointError
+from temper.model.fourbit import dense
 
 ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
@@ -40,6 +41,8 @@ def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int = 0) -> None
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
+        if "lora_" in name:
+            parameter.data = parameter.data.float()  # peft gives it the base's type, too coarse for small updates
     for module in model.modules():
         if isinstance(module, PeftLinear):
             module.forward = functools.partial(_forward, module)
@@ -125,29 +128,29 @@ def set_aside(model: PreTrainedModel) -> Iterator[None]:
 def _forward(layer: PeftLinear, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
     base = layer.get_base_layer()
     if hasattr(layer, _ASIDE):
-        return base(x)
+        return base(x)  # pyright: ignore[reportCallIssue]
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     flat = x.reshape(-1, x.shape[-1])
-    out = _LoraLinear.apply(flat, base.weight, base.bias, a, b, layer.scaling[ADAPTER])
+    out = _LoraLinear.apply(flat, base, a, b, layer.scaling[ADAPTER])
     return out.reshape(*x.shape[:-1], -1)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
 
 
 class _LoraLinear(torch.autograd.Function):
-    """y = x W' + bias + s (x A') B'; W and bias are frozen."""
+    """y = x W' + bias + s (x A') B'; W and bias are frozen, and W may lie packed in its layer."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: Any, a: Tensor, b: Tensor, s: float) -> Tensor:
         a, b = a.to(x.dtype), b.to(x.dtype)
         inner = x @ a.T
-        ctx.save_for_backward(x, inner, w, a, b)
-        ctx.s = s
-        return torch.nn.functional.linear(x, w, bias).addmm_(inner, b.T, alpha=s)
+        ctx.save_for_backward(x, inner, a, b)
+        ctx.s, ctx.base = s, base
+        return torch.nn.functional.linear(x, dense(base), base.bias).addmm_(inner, b.T, alpha=s)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, inner, w, a, b = ctx.saved_tensors
+        x, inner, a, b = ctx.saved_tensors
         to_inner = grad @ b
         to_b = (grad.T @ inner).mul_(ctx.s)
         to_a = (to_inner.T @ x).mul_(ctx.s)
-        to_x = (grad @ w).addmm_(to_inner, a, alpha=ctx.s) if ctx.needs_input_grad[0] else None
-        return to_x, None, None, to_a, to_b, None
+        to_x = (grad @ dense(ctx.base)).addmm_(to_inner, a, alpha=ctx.s) if ctx.needs_input_grad[0] else None
+        return to_x, None, to_a, to_b, None

@@ -15,8 +15,8 @@ from temper.losses import Objective
 
 Tokens = tuple[int, ...]
 Floats = tuple[float, ...]
-PASS_TOKENS = 1024
-"""Tokens of a forward pass in training; a batch of more is accumulated."""
+PASS_TOKENS = 1536
+"""Tokens of a forward pass in training on a CPU, common beginnings once; a batch of more is accumulated."""
 BASE = "base"
 """Id of the untouched model in every log."""
 
@@ -38,6 +38,25 @@ class Checkpoint:
     parent: str = ""
     lineage: Mapping[str, str] = field(default_factory=dict)
     """origin, revision and sha256 of the model the run started from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blend:
+    """Weights made by arithmetic: start + scale x (mean of the parts - start), where the start is the parts' base.
+
+    For adapters the change is what B A adds to the base.
+    """
+
+    parts: tuple[Checkpoint, ...]
+    """Trained from one base, all adapters of one rank or all full weights."""
+    alpha: float = 1.0
+    """Scale of the change: 0 gives the start, 1 the mean of the parts; between them lies the line (WiSE-FT,
+    2109.01903). For an adapter that is its scale."""
+    first_layer: float = 1.0
+    """Scale of the first layer beside that of the last, linear between (LiNeS, 2410.17146); what comes before the
+    layers counts as the first, what comes after them as the last."""
+    energy: float = 1.0
+    """Share of every matrix's squared change that is kept, in its strongest singular directions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +149,10 @@ class TrainSpec:
     """Largest gradient norm."""
     seed: int = 0
     """Of what starts at random: the A matrices of an adapter."""
+    four_bit: bool = False
+    """Whether the frozen weights below an adapter are kept in 4 bits (the extra `qlora`)."""
+    below: Path | None = None
+    """Folder of the base that is trained in place of the chat model made from it; see `residual`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +209,14 @@ class Backend(Protocol):
         """Finds, fetches or converts the model called `name`."""
         ...
 
+    def extended(self, base: Base, words: Sequence[str]) -> Base:
+        """The model with further tokens, each beginning as the mean of its pieces."""
+        ...
+
+    def require_kin(self, instruct: Path, base: Path) -> None:
+        """Refuses two folders of which one is no chat model made from the other, with the reason."""
+        ...
+
     def shape(self, folder: Path) -> Shape:
         """Size and kind of the model in a folder, without loading its weights."""
         ...
@@ -197,8 +228,8 @@ class Backend(Protocol):
         """
         ...
 
-    def blend(self, checkpoint: Checkpoint, alpha: float, to: Path) -> None:
-        """Writes start + alpha x (checkpoint - start), in the checkpoint's own format."""
+    def derive(self, blend: Blend, to: Path) -> None:
+        """Writes the weights that a blend stands for, in the format of its parts."""
         ...
 
     def whole(self, checkpoint: Checkpoint, to: Path) -> None:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from temper.errors import CheckpointError
-from temper.model import attention, kernels, layers, load, lora, merge, tuning
-from temper.model.protocol import Base, Checkpoint, Policy, Shape, TrainSpec, Tuning
+from temper.model import attention, fourbit, kernels, layers, load, lora, merge, residual, tokens, tuning
+from temper.model.protocol import Base, Blend, Checkpoint, Policy, Shape, TrainSpec, Tuning
 from temper.model.torch_learner import TorchLearner
 from temper.model.torch_sampler import TorchSampler
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TorchBackend:
     """Stateless; every method works from folders."""
+
+    dtype: torch.dtype | None = None
+    """What weights are kept in; None is bfloat16 on a GPU that computes with it, else float32."""
 
     def locate(self, name: str) -> Base:
         """Finds, fetches or converts the model called `name`."""
         return load.locate(name)
+
+    def extended(self, base: Base, words: Sequence[str]) -> Base:
+        """The model with further tokens, each beginning as the mean of its pieces."""
+        return tokens.extended(base, words)
+
+    def require_kin(self, instruct: Path, base: Path) -> None:
+        """Refuses two folders of which one is no chat model made from the other, with the reason."""
+        residual.require_kin(instruct, base)
 
     def shape(self, folder: Path) -> Shape:
         """Size and kind of the model in a folder, without loading its weights."""
@@ -42,8 +56,16 @@ class TorchBackend:
 
     def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
+        if spec is not None and spec.below is not None:
+            alone = replace(spec, below=None)
+            return residual.open_pair(lambda c, s: self.open(c, s, compile=compile), checkpoint, spec.below, alone)
         folder = checkpoint.base if checkpoint.adapter else checkpoint.path
-        model = load.open_model(folder)
+        device, packed = load.best_device(), spec is not None and spec.four_bit
+        dtype = self.dtype or load.best_dtype(device)
+        model = load.open_model(folder, torch.device("cpu") if packed else device, dtype=dtype)
+        if packed:
+            assert spec is not None and spec.rank is not None, "packed weights do not train; an adapter above them does"
+            fourbit.quantise(model, device)
         table = kernels.compiled() if compile else kernels.PLAIN
         if not (attention.supports(model) and layers.install(model, table)):
             raise CheckpointError(
@@ -62,9 +84,9 @@ class TorchBackend:
         learner = TorchLearner(model, folder, spec or TrainSpec(rank=None), kernels=table)
         return Policy(learner=learner, sampler=TorchSampler(model))
 
-    def blend(self, checkpoint: Checkpoint, alpha: float, to: Path) -> None:
-        """Writes start + alpha x (checkpoint - start), in the checkpoint's own format."""
-        merge.blend(checkpoint, alpha, to)
+    def derive(self, blend: Blend, to: Path) -> None:
+        """Writes the weights that a blend stands for, in the format of its parts."""
+        merge.derive(blend, to)
 
     def whole(self, checkpoint: Checkpoint, to: Path) -> None:
         """Writes full weights with tokenizer; an adapter is merged."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,21 +19,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from temper.data.datum import Datum
-from temper.losses import LOSSES, Objective, TokenView
-from temper.model import attention, head, layers, load, lora, store
+from temper.losses import LOSSES, Objective, Term
+from temper.model import attention, head, layers, load, lora, memory, passes, store
 from temper.model.kernels import PLAIN, Kernels
+from temper.model.layout import alike, pack
+from temper.model.optim import AdamW, clip
 from temper.model.protocol import PASS_TOKENS, Checkpoint, Floats, StepMetrics, TrainSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """What one forward pass found, flattened over the datums."""
-
-    picked: list[list[int]]
-    """Supervised targets per datum."""
-    logp: Tensor
-    divergence: Tensor | None
-    """KL(start || model) at the targets; None where no term asks for it."""
+from temper.model.views import Scored, denominator, figures, targets, view
 
 
 class TorchLearner:
@@ -47,6 +40,10 @@ class TorchLearner:
         self._trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._fresh = {n: p.detach().clone() for n, p in self._trainable.items()} if spec.rank else {}
         self._start: PreTrainedModel | None = None
+        self._recompute = memory.Switch()
+        if model.device.type == "cuda":
+            memory.install(model, self._recompute)
+        self._room: memory.Room | None = None
         self._optimizer = self._new_optimizer()
 
     @property
@@ -56,49 +53,55 @@ class TorchLearner:
 
     def forward_backward(self, datums: Sequence[Datum], objective: Objective) -> StepMetrics:
         """Adds the gradient of the objective, averaged over the whole batch."""
-        counts = {term.loss: _denominator(datums, term.loss) for term in objective}
+        counts = {term.loss: denominator(datums, term.loss) for term in objective}
         loss, nll, seen = 0.0, defaultdict[str, float](float), defaultdict[str, int](int)
+        shown = defaultdict[str, float](float)
         by_row = [0.0] * len(datums)
-        for numbers in _micro_batches(datums, PASS_TOKENS):
+        room = self.room(objective)
+        cut = self._cut(datums, room.tokens)
+        for numbers, size in zip(cut.numbers, cut.sizes, strict=True):
             part = [datums[n] for n in numbers]
+            self._recompute.on = size > room.kept
             scored, total = self._objective(part, objective, counts)
             total.backward()
             loss += float(total.detach())
+            for term in objective:
+                for name, value in figures(part, scored, term, counts[term.loss]).items():
+                    shown[name] += value
             values = scored.logp.detach().tolist()
             offset = 0
-            for number, targets in zip(numbers, scored.picked, strict=True):
-                source, found = datums[number].source, -math.fsum(values[offset : offset + len(targets)])
-                by_row[number] = found / len(targets)
+            for number, at in zip(numbers, scored.picked, strict=True):
+                source, found = datums[number].source, -math.fsum(values[offset : offset + len(at)])
+                by_row[number] = found / len(at)
                 nll[source] += found
-                seen[source] += len(targets)
-                offset += len(targets)
+                seen[source] += len(at)
+                offset += len(at)
         return StepMetrics(
             loss=loss,
             losses={s: nll[s] / seen[s] for s in seen},
             supervised=sum(seen.values()),
             supervised_by_source=dict(seen),
             by_row=tuple(by_row),
+            figures=dict(shown),
         )
 
     def optim_step(self, lr: float) -> float:
         """One update; returns the gradient norm before clipping and clears the gradient."""
-        norm = torch.nn.utils.clip_grad_norm_(list(self._trainable.values()), self._spec.clip)
-        for group in self._moments.param_groups:
-            group["lr"] = lr
-        self._moments.step()
-        self._moments.zero_grad(set_to_none=True)
+        norm = clip(list(self._trainable.values()), self._spec.clip)
+        self._moments.step(lr)
+        self.model.zero_grad(set_to_none=True)
         self.step += 1
-        return float(norm)
+        return norm
 
     @torch.inference_mode()
     def logprobs(self, datums: Sequence[Datum]) -> list[Floats]:
         """Log-probability in nats of every target with a weight, in order, per datum; no gradient."""
         found: list[Floats] = [()] * len(datums)
-        for numbers in _micro_batches(datums, 2 * PASS_TOKENS):
+        for numbers in self._cut(datums, 2 * (self._room.tokens if self._room else PASS_TOKENS)).numbers:
             scored = self._score([datums[n] for n in numbers])
             values = iter(scored.logp.tolist())
-            for number, targets in zip(numbers, scored.picked, strict=True):
-                found[number] = tuple(itertools.islice(values, len(targets)))
+            for number, at in zip(numbers, scored.picked, strict=True):
+                found[number] = tuple(itertools.islice(values, len(at)))
         return found
 
     def save(self, to: Path) -> None:
@@ -108,9 +111,7 @@ class TorchLearner:
                 lora.save(self.model, str(self._base), folder)
             else:
                 self.model.save_pretrained(folder)
-            moments = self._moments.state
-            state = {n: moments[p] for n, p in self._trainable.items() if p in moments}
-            store.write_optimizer(folder, self.step, state)
+            store.write_optimizer(folder, self.step, self._moments.state())
 
     def load(self, start: Checkpoint, *, resume: bool = False) -> None:
         """Replaces the weights; `resume` restores step and optimiser state as well."""
@@ -126,22 +127,50 @@ class TorchLearner:
         self.step = 0
         if resume:
             self.step, state = store.read_optimizer(start.path)
-            for name, values in state.items():
-                parameter = self._trainable[name]
-                self._moments.state[parameter] = {key: value.to(parameter.device) for key, value in values.items()}
+            self._moments.restore(state)
 
-    def _new_optimizer(self) -> torch.optim.AdamW | None:
+    def room(self, objective: Objective) -> memory.Room:
+        """How many tokens a pass gets: measured on a GPU when first asked for, fixed on a CPU."""
+        if self._room is None:
+            if self.device.type == "cuda" and self._trainable:
+                if self._spec.rank is None and any(LOSSES[term.loss].needs_start for term in objective):
+                    self._frozen()
+                self._room = memory.measure(self._peak, self._free)
+                self.model.zero_grad(set_to_none=True)
+            else:
+                self._room = memory.Room(tokens=PASS_TOKENS, kept=sys.maxsize, reason=f"{self.device.type}: fixed")
+        return self._room
+
+    def _peak(self, tokens: int, recompute: bool) -> int:
+        """Bytes that a pass over rows of `ROW` tokens holds at its peak beyond those held before it."""
+        vocabulary = int(self.model.config.get_text_config().vocab_size)
+        rows = [Datum(tokens=tuple((31 * i + k) % vocabulary for i in range(memory.ROW + 1)),
+                      weights={"ce": (1.0,) * memory.ROW}) for k in range(tokens // memory.ROW)]  # fmt: skip
+        self._recompute.on = recompute
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self._objective(rows, (Term(loss="ce"),), {"ce": tokens})[1].backward()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    def _free(self) -> int:
+        """Bytes of the GPU that passes may use, what the optimiser will allocate taken off."""
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + unused - self._moments.bytes_to_come
+
+    def _new_optimizer(self) -> AdamW | None:
         """None where nothing trains: a policy that only answers."""
-        o = self._spec
-        parameters = list(self._trainable.values())
-        if not parameters:
-            return None
-        return torch.optim.AdamW(parameters, lr=0.0, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True)
+        return AdamW(self._trainable, self._spec) if self._trainable else None
 
     @property
-    def _moments(self) -> torch.optim.AdamW:
+    def _moments(self) -> AdamW:
         assert self._optimizer is not None, "this policy was opened to answer, not to learn"
         return self._optimizer
+
+    def _cut(self, datums: Sequence[Datum], limit: int) -> passes.Passes:
+        sharing, flat = attention.shares_prefixes(self.model), attention.flat(self.model)
+        return passes.cut(datums, limit, sharing=sharing, any_length=flat)
 
     def _clusters(self, datums: Sequence[Datum], inputs: Sequence[Sequence[int]]) -> list[list[int]]:
         """Which sequences are computed from a common root: groups with a like beginning, else whatever begins alike."""
@@ -149,7 +178,7 @@ class TorchLearner:
             return []
         grouped = _grouped(datums)
         if not grouped:
-            return attention.alike(inputs)
+            return alike(inputs)
         return [c for c in grouped if all(len(inputs[n]) > 1 for n in c) and len({inputs[n][0] for n in c}) == 1]
 
     def _objective(
@@ -161,41 +190,41 @@ class TorchLearner:
             summed = scored.logp.new_zeros(())
             for term in objective:
                 if counts[term.loss]:
-                    view = _view(part, scored, term.loss, self.device)
-                    summed = summed + term.scale * LOSSES[term.loss].function(view, **term.params) / counts[term.loss]
+                    value = LOSSES[term.loss].function(view(part, scored, term.loss), **term.params)
+                    summed = summed + term.scale * value / counts[term.loss]
             return summed
 
         if not all(LOSSES[term.loss].linear for term in objective):
             scored = self._score(part)
             return scored, total(scored)
-        picked = [_targets(d) for d in part]
+        picked = [targets(d) for d in part]
         logp = torch.zeros(sum(map(len, picked)), device=self.device, requires_grad=True)
         kl = torch.zeros_like(logp, requires_grad=True)
         slopes = torch.autograd.grad(
             total(Scored(picked=picked, logp=logp, divergence=kl)), (logp, kl), allow_unused=True
         )
         by_logp, by_kl = (torch.zeros_like(logp) if slope is None else slope for slope in slopes)
-        hidden, targets = self._hidden(part, picked), self._wanted(part, picked)
+        hidden, wanted = self._hidden(part, picked), self._wanted(part, picked)
         held = self._held(part, picked)
         if held is not None:
             held = replace(held, scale=by_kl[held.at])
-        summed, found, divergences = head.summed(hidden, _head(self.model), targets, by_logp, held)
+        summed, found, divergences = head.summed(hidden, _head(self.model), wanted, by_logp, held)
         return Scored(picked=picked, logp=found, divergence=divergences), summed
 
     def _score(self, datums: Sequence[Datum]) -> Scored:
         """One forward pass: log-probabilities at the supervised targets, the divergence from the start where asked."""
-        picked = [_targets(d) for d in datums]
-        hidden, targets = self._hidden(datums, picked), self._wanted(datums, picked)
+        picked = [targets(d) for d in datums]
+        hidden, wanted = self._hidden(datums, picked), self._wanted(datums, picked)
         weight = _head(self.model)
         held = self._held(datums, picked) if torch.is_grad_enabled() else None
-        logp = head.target_logprobs(hidden, weight, targets)
+        logp = head.target_logprobs(hidden, weight, wanted)
         if held is None:
             return Scored(picked=picked, logp=logp, divergence=None)
         kl = head.divergence(hidden[held.at], weight, held.hidden, held.head)
         return Scored(picked=picked, logp=logp, divergence=torch.zeros_like(logp).index_copy(0, held.at, kl))
 
     def _wanted(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]]) -> Tensor:
-        wanted = [d.tokens[t + 1] for d, targets in zip(datums, picked, strict=True) for t in targets]
+        wanted = [d.tokens[t + 1] for d, at in zip(datums, picked, strict=True) for t in at]
         return torch.tensor(wanted, device=self.device)
 
     def _held(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]]) -> head.Held | None:
@@ -205,7 +234,7 @@ class TorchLearner:
             return None
         hidden = self._start_hidden([datums[n] for n in numbers], [picked[n] for n in numbers])
         among = set(numbers)
-        flags = torch.tensor([n in among for n, targets in enumerate(picked) for _ in targets], device=self.device)
+        flags = torch.tensor([n in among for n, at in enumerate(picked) for _ in at], device=self.device)
         at = flags.nonzero()[:, 0]
         return head.Held(at=at, hidden=hidden, head=self._start_head(), scale=torch.ones_like(at, dtype=torch.float32))
 
@@ -214,8 +243,9 @@ class TorchLearner:
     ) -> Tensor:
         """[targets, H] final hidden states at the supervised positions."""
         inputs = [d.tokens[:-1] for d in datums]
-        layout = attention.pack(inputs, self.device, clusters=self._clusters(datums, inputs))
-        at = [layout.index(n, t) for n, targets in enumerate(picked) for t in targets]
+        flat, rung = attention.flat(self.model), passes.rung(self._room.tokens if self._room else PASS_TOKENS)
+        layout = pack(inputs, self.device, clusters=self._clusters(datums, inputs), flat=flat, rung=rung)
+        at = [layout.index(n, t) for n, found in enumerate(picked) for t in found]
         body = (model or self.model).base_model
         out = body(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
         return out.last_hidden_state[0].index_select(0, torch.tensor(at, device=self.device))
@@ -234,7 +264,7 @@ class TorchLearner:
     def _frozen(self) -> PreTrainedModel:
         """A copy of the start that never trains, made when first asked for; it doubles the weights in memory."""
         if self._start is None:
-            self._start = load.open_model(self._base, self.device)
+            self._start = load.open_model(self._base, self.device, dtype=self.model.dtype)
             layers.install(self._start, self._kernels)
             self._start.requires_grad_(False)
         return self._start
@@ -257,76 +287,3 @@ def _grouped(datums: Sequence[Datum]) -> list[list[int]]:
         if datum.group >= 0:
             groups[datum.group].append(number)
     return [numbers for numbers in groups.values() if len(numbers) > 1]
-
-
-def _targets(datum: Datum) -> list[int]:
-    """Indices of the targets that any term looks at."""
-    return [t for t, ws in enumerate(zip(*datum.weights.values(), strict=True)) if any(ws)]
-
-
-def _denominator(datums: Sequence[Datum], term: str) -> int:
-    """What the term's sum is divided by: tokens, sequences or groups with a weight, over the whole batch."""
-    weighted = [(i, d) for i, d in enumerate(datums) if any(d.weights.get(term, ()))]
-    match LOSSES[term].per:
-        case "token":
-            return sum(sum(w != 0 for w in d.weights[term]) for _, d in weighted)
-        case "sequence":
-            return len(weighted)
-        case "group":
-            return len({d.group if d.group >= 0 else ("alone", i) for i, d in weighted})
-
-
-def _micro_batches(datums: Sequence[Datum], limit: int) -> Iterator[list[int]]:
-    """Numbers of the datums that pass together: like lengths, at most `limit` tokens at a time, groups whole.
-
-    What has no target is left out: nothing is asked about it, and it adds nothing to any gradient.
-    """
-    units: dict[object, list[int]] = defaultdict(list)
-    for number, datum in enumerate(datums):
-        if _targets(datum):
-            units[datum.group if datum.group >= 0 else ("alone", number)].append(number)
-
-    def length(unit: list[int]) -> int:
-        return sum(len(datums[n].tokens) for n in unit)
-
-    ordered = sorted(units.values(), key=lambda unit: max(len(datums[n].tokens) for n in unit), reverse=True)
-    part: list[int] = []
-    for unit in ordered:
-        if part and length(part) + length(unit) > limit:
-            yield part
-            part = []
-        part.extend(unit)
-    if part:
-        yield part
-
-
-def _view(datums: Sequence[Datum], scored: Scored, term: str, device: torch.device) -> TokenView:
-    """The supervised targets of a micro-batch as a loss sees them."""
-
-    def stream(values: Mapping[str, tuple[float, ...]], name: str, targets: Sequence[int]) -> list[float]:
-        found = values.get(name)
-        return [found[t] for t in targets] if found else [0.0] * len(targets)
-
-    def flat(rows: list[list[float]]) -> Tensor:
-        return torch.tensor([v for row in rows for v in row], device=device, dtype=torch.float32)
-
-    picked, logp = scored.picked, scored.logp
-    pairs = list(zip(datums, picked, strict=True))
-    names = {name for d in datums for name in d.side}
-    counts = torch.tensor([len(t) for t in picked], device=device)
-    groups = [d.group if d.group >= 0 else -1 - i for i, d in enumerate(datums)]
-    index = {g: i for i, g in enumerate(dict.fromkeys(groups))}
-    return TokenView(
-        logp=logp,
-        weight=flat([stream(d.weights, term, t) for d, t in pairs]),
-        side={name: flat([stream(d.side, name, t) for d, t in pairs]) for name in names},
-        sequence=torch.repeat_interleave(torch.arange(len(datums), device=device), counts),
-        group=torch.repeat_interleave(torch.tensor([index[g] for g in groups], device=device), counts),
-        divergence=torch.zeros_like(logp) if scored.divergence is None else scored.divergence,
-        segment_sum=_segment_sum,
-        xp=torch,
-    )
-
-
-def _segment_sum(values: Tensor, ids: Tensor) -> Tensor:
-    return values.new_zeros(int(ids.max()) + 1).index_add(0, ids, values)

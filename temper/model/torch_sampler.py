@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from temper.model import attention
+from temper.model.layout import Grid, KeyValues, Layout, alike, joined, pack
 from temper.model.protocol import Completion, Sampling, Tokens
 
 PREFILL_TOKENS = 2048
@@ -41,7 +42,7 @@ class _Batch:
     rows: list[int]
     """Which prompts."""
     streams: list[torch.Generator]
-    cache: attention.KeyValues
+    cache: KeyValues
     hidden: Tensor
     """[rows, H] state that predicts each row's next token."""
 
@@ -96,7 +97,7 @@ class TorchSampler:
         return _Batch(
             rows=batch.rows + rows,
             streams=batch.streams + entered.streams,
-            cache=attention.joined([batch.cache, cache]),
+            cache=joined([batch.cache, cache]),
             hidden=torch.cat([batch.hidden, entered.hidden]),
         )
 
@@ -122,38 +123,42 @@ class TorchSampler:
         batch.hidden = self._advance([tokens[at] for at in going], batch.cache)
         return True
 
-    def _prefill(self, prompts: Sequence[Tokens], new: int) -> tuple[attention.KeyValues, Tensor]:
+    def _prefill(self, prompts: Sequence[Tokens], new: int) -> tuple[KeyValues, Tensor]:
         """Keys and values of the prompts, and the hidden state that predicts each row's first new token."""
         device = self.model.device
-        parts: list[attention.KeyValues] = []
+        parts: list[KeyValues] = []
         last: list[Tensor] = []
         for chunk in _chunks(prompts):
             capacity = max(len(p) for p in chunk) + new
-            cache = attention.KeyValues(capacity=capacity, lengths=torch.tensor([len(p) for p in chunk], device=device))
-            layout = attention.pack(chunk, device, clusters=self._clusters(chunk), cache=cache)
+            cache = KeyValues(
+                capacity=capacity,
+                lengths=torch.tensor([len(p) for p in chunk], device=device),
+                longest=max(map(len, chunk)),
+            )
+            layout = pack(chunk, device, clusters=self._clusters(chunk), cache=cache)
             ends = [layout.index(n, len(p) - 1) for n, p in enumerate(chunk)]
             last.append(self._body(layout).index_select(0, torch.tensor(ends, device=device)))
             parts.append(cache)
-        return attention.joined(parts), torch.cat(last)
+        return joined(parts), torch.cat(last)
 
     def _clusters(self, prompts: Sequence[Tokens]) -> list[list[int]]:
         """All prompts from one root where they begin alike: a row of the cache must be contiguous."""
-        clusters = attention.alike(prompts) if attention.shares_prefixes(self.model) else []
+        clusters = alike(prompts) if attention.shares_prefixes(self.model) else []
         return clusters if clusters and len(clusters[0]) == len(prompts) else []
 
-    def _advance(self, tokens: Sequence[int], cache: attention.KeyValues) -> Tensor:
+    def _advance(self, tokens: Sequence[int], cache: KeyValues) -> Tensor:
         device = self.model.device
-        layout = attention.Layout(
+        layout = Layout(
             tokens=torch.tensor(tokens, device=device)[None],
             positions=cache.lengths[None],
-            roots=attention.Grid(rows=len(tokens), width=1, place=None),
+            roots=Grid(rows=len(tokens), width=1, place=None),
             cache=cache,
         )
         hidden = self._body(layout)
-        cache.lengths = cache.lengths + 1
+        cache.lengths, cache.longest = cache.lengths + 1, cache.longest + 1
         return hidden
 
-    def _body(self, layout: attention.Layout) -> Tensor:
+    def _body(self, layout: Layout) -> Tensor:
         out = self.model.base_model(
             input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout
         )

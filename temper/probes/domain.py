@@ -2,7 +2,8 @@
 
 The metric follows from the rows: `reply-choice` when they list options, `json` when every reference is a JSON object,
 `exact` otherwise; any other kind that reads a conversation and a reference has to be asked for by name. The same
-function makes general probes of a user's own rows (other role and axis).
+function makes general probes of a user's own rows (other role and axis). Documents are asked as passages, which the
+model should find plausible (`document_probe`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from temper.data.passages import FEWEST, MOST, passages
 from temper.data.split import key_of
 from temper.errors import DataError
-from temper.probes.base import Item, Outcome, Probe, ProbeSpec, half_of, plain, reply_target
+from temper.probes.base import Item, Outcome, Probe, ProbeSpec, digest, half_of, plain, reply_target, take
 from temper.probes.generate import Grade, graded
 
 if TYPE_CHECKING:
@@ -57,6 +59,32 @@ def domain_probe(
         max_new_tokens=max(SHORTEST, math.ceil(longest * HEADROOM)),
     )  # fmt: skip
     return Probe(spec=spec, items=items)
+
+
+def document_probe(name: str, rows: Sequence[Row], *, most: int = MOST) -> Probe:
+    """The probe that held-out documents stand for: bits per byte of some of their passages.
+
+    Args:
+        name: Of the probe.
+        rows: Plain text that no stage learns.
+        most: Passages of both halves together; of more, those that come first by the hash of their text.
+    """
+    other = next((row for row in rows if row.messages), None)
+    if other is not None:
+        raise DataError(
+            f"{other.origin}: found a conversation; expected plain text for `metric: loss`; name documents, or another "
+            "metric"
+        )
+    texts = dict.fromkeys(text for row in rows for text in passages(row))
+    found = [{"id": digest(text), "text": text} for text in texts]
+    halves = [take(found, "selection", most // 2), take(found, "test", most // 2)]
+    if min(map(len, halves)) < FEWEST // 4:
+        raise DataError(
+            f"{name}: {len(found)} passages of held-out text, {len(halves[0])} to choose by and {len(halves[1])} to "
+            f"report; expected {FEWEST} or more; add documents, or hold out more of them with `split`"
+        )
+    spec = ProbeSpec(name=name, axis="domain", kind="text", source=name, role="domain", quick=QUICK_ITEMS)
+    return Probe(spec=spec, items=tuple(item for side in halves for item in side))
 
 
 def exact(policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Sequence[Item]) -> tuple[Outcome, ...]:

@@ -12,7 +12,20 @@ from pathlib import Path
 
 from temper import registry
 from temper.errors import DataError, RecipeError
-from temper.probes import answers, choice, code, domain, drift, generate, ifeval, judge, lm_eval, loss, refusal
+from temper.probes import (
+    answers,
+    choice,
+    code,
+    domain,
+    drift,
+    generate,
+    ifeval,
+    judge,
+    lm_eval,
+    loss,
+    preference,
+    refusal,
+)
 from temper.probes.base import Item, Kind
 
 BITS, SOFT = "bits per byte", "soft accuracy"
@@ -32,6 +45,9 @@ KINDS: Mapping[str, Kind] = {
     ),
     "contrast": Kind(
         score=choice.contrast, method="choice", metric="soft preference", needs=("prompt", "plain", "options", "gold")
+    ),
+    "preference": Kind(
+        score=preference.preference, method="choice", metric="soft preference", needs=("prompt", "chosen", "rejected")
     ),
     "formats": Kind(score=generate.formats, method="generate", metric="pass rate", needs=("prompt", "checks")),
     "instructions": Kind(

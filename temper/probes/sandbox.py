@@ -7,7 +7,8 @@ an ordinary user do so, a network namespace without any interface. The whole pro
 What it does not hold: it is no barrier against code that means harm. The program runs under the user's own account and
 can read what the user can read; where no namespace is to be had the network is only closed inside Python; a process
 that leaves its group outlives the kill; limits of processor time and memory count per process; Windows has none of
-them. Run untrusted models in a container or a virtual machine. `isolation()` says what this machine gives.
+them; a program that walks up the frames of its own process finds the mark of the end and can pretend to have passed.
+Run untrusted models in a container or a virtual machine. `isolation()` says what this machine gives.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SHOWN = 2000
 """Characters of output that are kept."""
 BOOT = """
 import sys
-seconds, memory, mark, path = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+seconds, memory, path = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 try:
     import resource
     for name, value in (("CPU", int(seconds) + 1), ("AS", memory), ("FSIZE", 1 << 24), ("NOFILE", 64), ("CORE", 0)):
@@ -51,13 +52,24 @@ if path == "-":
     sys.exit()
 with open(path, encoding="utf-8") as file:
     program = compile(file.read(), "program.py", "exec")
-sys.argv = ["program.py"]
-exec(program, {"__name__": "__main__"})
-sys.stdout.flush()
-sys.stderr.write(mark)
+def run():
+    import os
+    mark = sys.stdin.readline()
+    silent = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(silent, 0)
+    os.close(silent)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)
+    sys.argv = sys.orig_argv = ["program.py"]
+    write = os.write
+    exec(program, {"__name__": "__main__"})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    write(2, mark.encode())
+run()
 """
 """Sets the limits from inside: they hold for the program that follows in the same process, and forking a child of a
-process with threads needs no code of ours between fork and exec."""
+process with threads needs no code of ours between fork and exec. The mark that proves that the program came to its end
+arrives over stdin and is known to one frame alone: it stands in no argument, variable of a module, or file."""
 
 
 class Ended(StrEnum):
@@ -90,10 +102,13 @@ def run_python(source: str, *, seconds: float = 10.0, memory_mb: int = 1024) -> 
         program.write_text(source, encoding="utf-8", errors="replace")
         work = Path(folder, "work")
         work.mkdir()
-        arguments = [str(seconds), str(memory_mb << 20), mark, str(program)]
+        arguments = [str(seconds), str(memory_mb << 20), str(program)]
         with output.open("wb") as stream:
             process = _start(arguments, work, stream.fileno())
             try:
+                assert process.stdin is not None
+                with contextlib.suppress(BrokenPipeError), process.stdin as told:
+                    told.write(mark.encode() + b"\n")
                 process.wait(timeout=seconds)
                 late = False
             except subprocess.TimeoutExpired:
@@ -103,14 +118,14 @@ def run_python(source: str, *, seconds: float = 10.0, memory_mb: int = 1024) -> 
         said = output.read_bytes()[-SHOWN:].decode("utf-8", errors="replace")
     if late:
         return Ran(ended=Ended.TIMEOUT, output=said)
-    passed = process.returncode == 0 and said.endswith(mark)
-    return Ran(ended=Ended.PASSED if passed else Ended.FAILED, output=said.removesuffix(mark))
+    passed = process.returncode == 0 and said.endswith(mark + "\n")
+    return Ran(ended=Ended.PASSED if passed else Ended.FAILED, output=said.removesuffix(mark + "\n"))
 
 
 def isolation() -> str:
     """`namespace` where programs get no network from the kernel, `python` where only Python closes it to them."""
     told = subprocess.run(
-        [sys.executable, "-I", "-c", BOOT, "5", str(1 << 30), "", "-"], capture_output=True, text=True, env={},
+        [sys.executable, "-I", "-c", BOOT, "5", str(1 << 30), "-"], capture_output=True, text=True, env={},
         stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
     return told.stdout.strip() or "none"
@@ -118,7 +133,7 @@ def isolation() -> str:
 
 def _start(arguments: list[str], work: Path, output: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-I", "-B", "-X", "utf8", "-c", BOOT, *arguments], cwd=work, stdin=subprocess.DEVNULL,
+        [sys.executable, "-I", "-B", "-X", "utf8", "-c", BOOT, *arguments], cwd=work, stdin=subprocess.PIPE,
         stdout=output, stderr=output, env={"HOME": str(work), "TMPDIR": str(work)}, start_new_session=True,
     )  # fmt: skip
 

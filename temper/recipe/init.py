@@ -1,35 +1,33 @@
-"""Init: a first recipe for a folder of files, with every guess told; rows are held back where no file is the exam.
+"""Init: a first recipe for some data files, with every guess told: the stages that the data call for, and an exam.
 
-Writes `temper.yaml`, and where rows have to be split an exam and a training file beside it; never over a file that is
-there. What it writes runs as it is.
+Writes `temper.yaml`, and where rows have to be parted or rewritten, files of rows beside it; never over a file that is
+there. What it writes runs as it is. What the files hold is found by `look`, which techniques to use is advised by
+`decide.advise`, which rows are asked is settled by `exam`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from temper.data.rows import Row, Table, read_table
-from temper.errors import DataError, MachineError, RecipeError
+from temper import registry
+from temper.data import documents, files, hub
+from temper.decide.advise import Advice, Step, Stock, advise, origin_of
+from temper.errors import DataError, MachineError, RecipeError, TemperError
 from temper.recipe.document import parse
+from temper.recipe.exam import Division, Lesson, New, divide, exam_rank
+from temper.recipe.inputs import DomainProbe
+from temper.recipe.look import WORDS, Found, beside, look, volume
 
 NAME = "temper.yaml"
-EXAM_WORDS = ("exam", "test", "heldout", "holdout", "eval", "validation", "valid", "val", "dev")
-"""Words in a file name that mark rows held back, the surest first."""
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-EXAM_SHARE = 0.15
-LEAST_EXAM, MOST_EXAM = 32, 500
-"""Rows held back: fewer say little about the score, more cost time and say little more."""
-LEAST_ROWS = 8
-"""With fewer rows there is nothing to hold back."""
-SMALL_FILE = 0.3
-"""A file of at most this part of the rows may be the exam though its name does not say so."""
+NOT_TEXT = ("readme", "licence", "license", "changelog", "contributing", "notice", "requirements")
+"""Documents that a folder has for other reasons than to be learnt from."""
+METRICS: Mapping[str, Sequence[str]] = {"preferences": ("preference", "rouge-l"), "text": ("loss",)}
+"""Kind of the exam's rows -> metrics that suit it, the best first; the others are marked as their answers look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,190 +41,158 @@ class InitResult:
     """One sentence per guess."""
     written: tuple[Path, ...]
     """All files that are new, the recipe last."""
+    advice: Advice
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Division:
-    """Which rows are learnt from and which are asked in the exam."""
+def propose(folder: Path, paths: Sequence[Path] = (), base: str = "smollm2-135m-instruct") -> InitResult:
+    """Looks at data (what is in the folder when nothing is named) and writes a recipe that runs.
 
-    train: tuple[Path, ...]
-    exam: Path
-    why_exam: str
-    why_train: str
-    new: tuple[tuple[Path, str], ...] = ()
-    """Files that have to be written for it, with their text."""
-    remarks: tuple[str, ...] = ()
-
-
-def propose(folder: Path, files: Sequence[Path] = (), base: str = "smollm2-135m-instruct") -> InitResult:
-    """Looks at data files (those in the folder when none are named) and writes a recipe that runs."""
+    Args:
+        folder: Of the recipe.
+        paths: Files of rows, documents, folders, globs.
+        base: Built-in name, hub id, or folder of the model.
+    """
+    base = _relative(Path(base), folder) if Path(base).is_dir() else base
     recipe = folder / NAME
     if recipe.exists():
         raise RecipeError(f"{recipe}: found a recipe already; expected none; edit it, or name another folder")
-    tables, remarks = _read(folder, files)
-    division = _divide(folder, tables)
-    text = _yaml(folder, base, division)
-    _write_all([*division.new, (recipe, text)])
+    found, remarks = _read(folder, paths)
+    exams = [f for f in found if f.asked and f.kind != "prompts" and exam_rank(f.path) is not None]
+    learnt = [f for f in found if f not in exams]
+    if exams and not learnt:
+        names = ", ".join(f.name for f in exams)
+        raise DataError(
+            f"{folder}: found only {names}, by the name held back for the exam; expected rows to learn from as well; "
+            "name them with --data, or rename the file if it is no exam"
+        )
+    advice = _advice(base, learnt, asks=bool(exams))
+    lessons = _lessons(folder, advice, learnt)
+    unused = [f for f in learnt if not any(f in lesson.found for lesson in lessons)]
+    division = divide(folder, lessons, exams)
+    text = _yaml(folder, base, division, advice)
+    _write_all([*division.new, New(path=recipe, lines=lambda: iter((text,)))])
     return InitResult(
-        path=recipe,
-        yaml_text=text,
-        remarks=(*remarks, *division.remarks, division.why_exam, division.why_train),
-        written=(*(path for path, _ in division.new), recipe),
+        path=recipe, yaml_text=text, written=(*(new.path for new in division.new), recipe), advice=advice,
+        remarks=(*remarks, *(_understood(f) for f in found), *(_unused(f, advice) for f in unused), division.why,
+                 *division.remarks),
+    )  # fmt: skip
+
+
+def _advice(base: str, learnt: Sequence[Found], *, asks: bool) -> Advice:
+    """What the data call for; text alone needs an exam on text, where this installation has one."""
+    asks = asks or any(f.asked for f in learnt)
+    stock = Stock(
+        model=base, origin=origin_of(base), text=volume(learnt, "text"), pairs=volume(learnt, "pairs"),
+        preferences=volume(learnt, "preferences"), tasks=volume(learnt, "tasks"), prompts=volume(learnt, "prompts"),
+    )  # fmt: skip
+    known = [name for name in registry.names("technique") if name != "cpt" or asks or _metric("text")]
+    return advise(stock, techniques=known)
+
+
+def _lessons(folder: Path, advice: Advice, learnt: Sequence[Found]) -> list[Lesson]:
+    """What each advised stage learns from; refused when nothing is advised."""
+    lessons = [
+        Lesson(
+            technique=step.technique, kind=step.source, found=tuple(f for f in learnt if f.kind == step.source),
+            answers=step.technique == "sft" and step.source != "pairs",
+        )
+        for step in advice.run if step.source is not None
+    ]  # fmt: skip
+    if lessons:
+        return lessons
+    reasons = "; ".join(f"{s.technique}: {s.reason}" for s in advice.steps if s.source is not None)
+    there = ", ".join(f"{f.name} ({f.rows} rows, {WORDS[f.kind]})" for f in learnt)
+    raise DataError(
+        f"{folder}: found {there}, nothing of which can be trained on as it is ({reasons}); expected rows such as "
+        f"{files.EXAMPLE}, {WORDS['tasks']}, {WORDS['preferences']}, or more text; add data and name it with --data"
     )
 
 
-def _read(folder: Path, files: Sequence[Path]) -> tuple[list[Table], list[str]]:
-    """The files that supervised fine-tuning can use; one that was named and cannot be read is an error."""
+def _read(folder: Path, paths: Sequence[Path]) -> tuple[list[Found], list[str]]:
+    """What the data hold; what was named and cannot be read is an error, what was come upon is a remark."""
     remarks: list[str] = []
-    tables: list[Table] = []
-    for path in [Path(f) for f in files] or _discover(folder):
+    found: list[Found] = []
+    for path in list(dict.fromkeys(paths)) or _discover(folder):
         try:
-            table = read_table(path)
+            found += look(path)
         except DataError as error:
-            if files:
+            if paths:
                 raise
             remarks.append(f"{path.name} is left out: {str(error).splitlines()[0]}")
             continue
-        if all(row.messages for row in table.rows):
-            tables.append(table)
-        else:
-            remarks.append(f"{path.name} is left out: plain text, while fine-tuning learns from prompts with answers")
-    if not tables:
-        found = "; ".join(remarks) or "no data files"
+        remarks += [text] if (text := beside(path)) else []
+    if not found:
+        said = "; ".join(remarks) or "no data files"
         raise DataError(
-            f"{folder}: found {found}; expected a file of rows such as "
-            '{"prompt": "...", "completion": "..."}; name one with --data FILE'
+            f"{folder}: found {said}; expected a file of rows such as {files.EXAMPLE}, or documents; "
+            "name one with --data FILE"
         )
-    return tables, remarks
+    return found, remarks
 
 
 def _discover(folder: Path) -> list[Path]:
-    places = [place for place in (folder, folder / "data") if place.is_dir()]
-    names = tuple(s + zipped for s in SUFFIXES for zipped in ("", ".gz"))
-    return sorted(p for place in places for p in place.iterdir() if p.is_file() and p.name.lower().endswith(names))
+    """Files of rows in the folder and in its `data`, documents in `data`; else the documents of the folder itself."""
+    data = folder / "data"
+    found = [p for place in (folder, data) for p in _files(place) if files.holds_rows(p)]
+    if data.is_dir():
+        found += [p for p in sorted(data.iterdir()) if p.is_dir() and not p.name.startswith(".") and any(p.iterdir())]
+        found += _globs(data)
+    return found or _globs(folder)
 
 
-def _divide(folder: Path, tables: list[Table]) -> Division:
-    """An exam by its name, else by its size, else rows held back."""
-    named = sorted((t for t in tables if _exam_rank(t.path) is not None), key=lambda t: _exam_rank(t.path) or 0)
-    if named and len(tables) > len(named):
-        exam, others = (
-            named[0],
-            tuple(f"{t.path.name} is not used: {named[0].path.name} is the exam" for t in named[1:]),
-        )
-        why = f"{exam.path.name} is the exam, as its name says ({len(exam.rows)} rows)"
-        return _with_exam(folder, [t for t in tables if t not in named], exam, why, others)
-    if len(tables) > 1:
-        smallest = min(tables, key=lambda t: len(t.rows))
-        rest = [t for t in tables if t is not smallest]
-        rows = sum(len(t.rows) for t in rest)
-        if LEAST_EXAM <= len(smallest.rows) <= SMALL_FILE * rows and all(t.shape == smallest.shape for t in rest):
-            why = (
-                f"{smallest.path.name} is taken for the exam because it is the smallest ({len(smallest.rows)} rows of "
-                f"{rows + len(smallest.rows)}); if you want to learn from it, list it under data"
-            )
-            return _with_exam(folder, rest, smallest, why, ())
-    return _split(folder, tables)
+def _files(place: Path) -> list[Path]:
+    return sorted(p for p in place.iterdir() if p.is_file()) if place.is_dir() else []
 
 
-def _exam_rank(path: Path) -> int | None:
-    words = re.split(r"[^a-z]+", path.name.lower().replace("held-out", "heldout").replace("held_out", "heldout"))
-    return next((rank for rank, word in enumerate(EXAM_WORDS) if word in words), None)
+def _globs(place: Path) -> list[Path]:
+    """The documents of a folder, by their endings: several of a kind as a glob, a single one by its name."""
+    by_ending: dict[str, list[Path]] = {}
+    for path in _files(place):
+        if files.format_of(path) in documents.SUFFIXES and not path.name.lower().startswith(NOT_TEXT):
+            by_ending.setdefault(files.format_of(path) + files.packing_of(path), []).append(path)
+    others = [p.name for p in _files(place) if p.name.lower().startswith(NOT_TEXT)]
+    return [
+        path
+        for ending, paths in by_ending.items()
+        for path in (paths if len(paths) == 1 or any(n.endswith(ending) for n in others) else [place / f"*{ending}"])
+    ]
 
 
-def _with_exam(folder: Path, train: list[Table], exam: Table, why: str, remarks: tuple[str, ...]) -> Division:
-    """Trains on the other files, less the rows that the exam asks."""
-    asked = {_prompt(row) for row in exam.rows}
-    rows = [row for table in train for row in table.rows]
-    kept = tuple(row for row in rows if _prompt(row) not in asked)
-    files = ", ".join(t.path.name for t in train)
-    if len(kept) == len(rows):
-        return Division(
-            train=tuple(t.path for t in train),
-            exam=exam.path,
-            why_exam=why,
-            why_train=f"{files}: {len(rows)} rows to learn from",
-            remarks=remarks,
-        )
-    if not kept:
-        raise DataError(f"{exam.path}: found every prompt of {files} in it; expected rows of its own; name other files")
-    clean = _free(folder, "train")
-    why_train = f"{clean.name} is {files} without the {len(rows) - len(kept)} rows that the exam asks; {len(kept)} stay"
-    return Division(
-        train=(clean,),
-        exam=exam.path,
-        why_exam=why,
-        why_train=why_train,
-        new=((clean, _lines(kept, train)),),
-        remarks=remarks,
-    )
+def _understood(found: Found) -> str:
+    tokens = f", about {found.volume.tokens:,} tokens" if found.kind == "text" else ""
+    return f"{found.name}: {found.rows:,} rows, {WORDS[found.kind]} (recognised as {found.stream.shape}){tokens}"
 
 
-def _split(folder: Path, tables: list[Table]) -> Division:
-    """Holds rows back, by a hash of the prompt: the same rows every time, equal prompts on the same side."""
-    rows = [row for table in tables for row in table.rows]
-    files = ", ".join(t.path.name for t in tables)
-    wanted = min(max(LEAST_EXAM, round(EXAM_SHARE * len(rows))), MOST_EXAM, len(rows) // 3)
-    prompts = sorted({_prompt(row) for row in rows}, key=lambda p: hashlib.sha256(p.encode("utf-8")).digest())
-    if len(prompts) < LEAST_ROWS:
-        raise DataError(
-            f"{tables[0].path}: found {len(prompts)} different prompts; expected at least {LEAST_ROWS}, to hold some "
-            "back for the exam; add rows, or name an exam file with --data"
-        )
-    sizes: dict[str, int] = {}
-    for row in rows:
-        sizes[_prompt(row)] = sizes.get(_prompt(row), 0) + 1
-    held: set[str] = set()
-    count = 0
-    for prompt in prompts:
-        if count < wanted and count + sizes[prompt] <= max(wanted, len(rows) // 2):
-            held.add(prompt)
-            count += sizes[prompt]
-    exam_path, train_path = _free(folder, "exam"), _free(folder, "train")
-    exam = tuple(row for row in rows if _prompt(row) in held)
-    train = tuple(row for row in rows if _prompt(row) not in held)
-    few = f"; that is few, more than {LEAST_EXAM} would measure better" if len(exam) < LEAST_EXAM else ""
-    return Division(
-        train=(train_path,),
-        exam=exam_path,
-        why_exam=f"{exam_path.name}: {len(exam)} of the {len(rows)} rows of {files}, held back for the exam{few}",
-        why_train=f"{train_path.name}: the other {len(train)} rows, to learn from",
-        new=((exam_path, _lines(exam, tables)), (train_path, _lines(train, tables))),
-    )
+def _unused(found: Found, advice: Advice) -> str:
+    reasons = [f"{s.technique}: {s.reason}" for s in advice.steps if s.source == found.kind and s.verdict == "skip"]
+    return f"{found.name} is left out: {'; '.join(reasons) or WORDS[found.kind]}"
 
 
-def _prompt(row: Row) -> str:
-    """What a row asks, whatever its case and spacing."""
-    return " ".join(" ".join(f"{m.role}: {m.content}" for m in row.prompt).lower().split())
+def _metric(kind: str) -> str:
+    """The best metric for such rows that a recipe can name here; empty where none is needed or none is known."""
+    known = str(DomainProbe.model_fields["metric"].annotation)
+    return next((metric for metric in METRICS.get(kind, ()) if f"'{metric}'" in known), "")
 
 
-def _free(folder: Path, stem: str) -> Path:
-    """A name beside the recipe that is not taken."""
-    names = (f"{stem}.jsonl", f"{stem}-split.jsonl", *(f"{stem}-split-{n}.jsonl" for n in range(2, 100)))
-    return next(folder / name for name in names if not (folder / name).exists())
-
-
-def _lines(rows: Iterable[Row], tables: Sequence[Table]) -> str:
-    """The rows as JSON lines: with their own columns, or as messages where files of several shapes come together."""
-    if len({table.shape for table in tables}) == 1:
-        records: Iterable[Any] = (dict(row.fields) for row in rows)
-    else:
-        turns = ([{"role": m.role, "content": m.content} for m in row.messages] for row in rows)
-        records = ({"messages": t} for t in turns)
-    return "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
-
-
-def _yaml(folder: Path, base: str, division: Division) -> str:
-    exam = _scalar(_relative(division.exam, folder))
-    train = [_scalar(_relative(path, folder)) for path in division.train]
-    data = train[0] if len(train) == 1 else f"[{', '.join(train)}]"
+def _yaml(folder: Path, base: str, division: Division, advice: Advice) -> str:
+    exam = {
+        "file": _scalar(_relative(division.exam, folder)),
+        "metric": _metric(division.kind),
+        "split": division.split,
+    }
+    asked = ", ".join(f"{key}: {value}" for key, value in exam.items() if value)
+    probe = f"{{{asked}}}" if ", " in asked else exam["file"]
+    stages = "\n".join(_stage(folder, lesson, advice.step(lesson.technique)) for lesson in division.lessons)
+    skipped = [s for s in advice.steps if s.verdict == "skip" and s.source is not None]
+    against = "".join(f"  # no {s.technique}: {_comment(s.reason)}\n" for s in skipped)
+    start = f"\n# {_comment(advice.start.reason)}" if advice.start.fits is False else ""
     return f"""\
-# Written by `temper init`. What is left out is chosen by temper: `temper check {NAME}` shows each value and why.
+# Written by `temper init`. What is left out is chosen by temper: `temper check {NAME}` shows each value and why.{start}
 base: {_scalar(base)}  # a built-in name, a hub id, or a folder
 
 probes:
-  # {_comment(division.why_exam)}
-  domain: [{exam}]
+  # {_comment(division.why)}
+  domain: [{probe}]
   # what the model must not lose; built in, needs no data of yours
   general: [core]
 
@@ -234,10 +200,20 @@ probes:
 tolerance: 1%
 
 stages:
-  - technique: sft
-    # {_comment(division.why_train)}
-    data: {data}
-    # general rows are mixed into every step, so that the model keeps what it can do
+{stages}{against}"""
+
+
+def _stage(folder: Path, lesson: Lesson, step: Step) -> str:
+    paths = [_scalar(_relative(f.path, folder)) for f in lesson.found]
+    data = paths[0] if len(paths) == 1 else f"[{', '.join(paths)}]"
+    evidence = f" ({step.evidence})" if step.evidence else ""
+    text = f"  - technique: {lesson.technique}\n    # {_comment(step.reason + evidence)}\n    data: {data}\n"
+    if lesson.technique == "rft":
+        kinds = {f.references for f in lesson.found}
+        reward = "numeric" if kinds == {"number"} else "exact"
+        text += "    # full marks for the reference, none for anything else; a function of yours: ./rewards.py:name\n"
+        text += f"    reward: {reward}\n"
+    return f"""{text}    # general rows are mixed into every step, so that the model keeps what it can do
     replay: {{share: auto}}
 """
 
@@ -247,7 +223,7 @@ def _comment(text: str) -> str:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
+    return str(path) if hub.is_hub(path) else Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _scalar(text: str) -> str:
@@ -256,19 +232,23 @@ def _scalar(text: str) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def _write_all(files: list[tuple[Path, str]]) -> None:
+def _write_all(new: Sequence[New]) -> None:
     """Writes all files or none; a file that is there stays as it is."""
     done: list[Path] = []
+    place = new[0].path.parent
     try:
-        for path, text in files:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("x", encoding="utf-8") as file:
-                done.append(path)
-                file.write(text)
-    except OSError as error:
+        for file in new:
+            place = file.path.parent
+            place.mkdir(parents=True, exist_ok=True)
+            with file.path.open("x", encoding="utf-8") as out:
+                done.append(file.path)
+                out.writelines(file.lines())
+    except (OSError, TemperError) as error:
         for path in done:
             path.unlink(missing_ok=True)
+        if isinstance(error, TemperError):
+            raise
         raise MachineError(
-            f"{files[len(done) - 1 if done else 0][0].parent}: found {error.strerror or error}; expected a folder that "
-            "can be written; free space or choose another folder"
+            f"{place}: found {error.strerror or error}; expected a folder that can be written; free space or choose "
+            "another folder"
         ) from None

@@ -17,7 +17,6 @@ from temper.recipe.values import (
     AutoShare,
     Count,
     DataPath,
-    ExistingFile,
     ExistingFolder,
     Number,
     as_file,
@@ -50,12 +49,14 @@ DataFiles = Annotated[
 class DomainProbe(Frozen):
     """Held-out rows of the domain, with the metric they are marked by."""
 
-    file: ExistingFile
-    """Path, relative to the folder of the recipe."""
+    file: DataPath
+    """Path, relative to the folder of the recipe; with `metric: loss` also a folder or a glob of documents."""
     name: str = ""
     """How the report calls it; the file's name when left out."""
-    metric: Literal["auto", "exact", "json", "choice", "numeric", "regex", "rouge-l", "bleu", "chrf", "code"] = "auto"
-    """`json` when every reference is a JSON object, `exact` otherwise, unless it is said here."""
+    metric: Literal[
+        "auto", "exact", "json", "choice", "numeric", "regex", "rouge-l", "bleu", "chrf", "code", "loss"
+    ] = "auto"
+    """`json` when every reference is a JSON object, `exact` otherwise, unless it is said here; `loss` for documents."""
     max_new_tokens: Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT] = None
     """Longest answer; follows from the references when left out."""
     columns: Mapping[str, str] | None = None
@@ -64,6 +65,14 @@ class DomainProbe(Frozen):
     """Part of the rows that is held out for the exam, where a stage trains on the same file; its rest is learnt."""
     group: str | None = None
     """Column whose value keeps rows together: no group is learnt and asked, none both chooses and reports."""
+
+    @model_validator(mode="after")
+    def _rows_are_in_a_file(self) -> DomainProbe:
+        several = self.file.is_dir() or not self.file.is_file()
+        if self.metric != "loss" and several and self.file.is_absolute():
+            error = problem("a file of rows", "name one, or write `metric: loss` beside a folder of documents")
+            raise invalid(self, ("file",), error, str(self.file))
+        return self
 
     @property
     def label(self) -> str:

@@ -53,6 +53,8 @@ class ResolvedStage:
     alpha: float | None
     lr: float
     """Peak learning rate."""
+    pilots: bool = False
+    """Whether short runs before the stage decide about rate and share of replay."""
     schedule: Literal["constant", "linear", "cosine"]
     warmup_steps: int
     steps: int
@@ -67,6 +69,8 @@ class ResolvedStage:
     guard: Literal["stop", "warn", "off"]
     choose: Literal["best", "last"]
     checkpoints: int
+    four_bit: bool = False
+    """Whether the frozen weights below an adapter are kept in 4 bits."""
     sampled_tokens: int = 0
     """Tokens that the rollouts of one step have at most, prompts included."""
 
@@ -199,7 +203,8 @@ def _stage(stage: Stage, facts: Facts, index: int, cut: Cut) -> tuple[ResolvedSt
     share, weights = _replay(stage, facts, table, sheet)
     steps, epochs, batch = _length(stage, facts, table, sheet, share, cut)
     _note_scarce_replay(facts, table, sheet, steps * batch * share, weights)
-    adapter = sheet.take("adapter", stage.adapter, rules.pick(table.adapter))
+    asked = sheet.take("adapter", stage.adapter, rules.pick(table.adapter))
+    adapter = "full" if asked == "full" else "lora"
     rank = alpha = None
     if adapter == "lora":
         rank = sheet.take("rank", stage.rank, rules.pick(table.rank))
@@ -211,7 +216,7 @@ def _stage(stage: Stage, facts: Facts, index: int, cut: Cut) -> tuple[ResolvedSt
         "warmup", stage.warmup, rules.pick(table.warmup), f"{print_share(warmup)}: {warmup_steps} of {steps} steps"
     )
     common = ResolvedStage(
-        id=f"{index + 1:02d}-{stage.technique}",
+        id=f"{index + 1:02d}-{stage.technique.rpartition(':')[2].lower()}",
         technique=stage.technique,
         data=stage.data,
         replay_share=share,
@@ -219,9 +224,11 @@ def _stage(stage: Stage, facts: Facts, index: int, cut: Cut) -> tuple[ResolvedSt
         keep=sheet.take("keep", stage.keep, rules.pick(table.keep)) if share else "ce",
         keep_scale=rules.pick(table.keep_scale).value,
         adapter=adapter,
+        four_bit=asked == "qlora",
         rank=rank,
         alpha=alpha,
         lr=lr,
+        pilots=stage.lr == "probe",
         schedule=sheet.take("schedule", stage.schedule, rules.pick(table.schedule)),
         warmup_steps=warmup_steps,
         steps=steps,
@@ -323,7 +330,9 @@ def _lr(
 ) -> float:
     scale = alpha or rules.REFERENCE_ALPHA
     ruled = rules.learning_rate(table, adapter=adapter, alpha=scale, steps=steps, hidden=facts.hidden)
-    lr = sheet.take("lr", stage.lr, ruled)
+    lr = sheet.take("lr", None if stage.lr == "probe" else stage.lr, ruled)
+    if stage.lr == "probe":
+        sheet.note("lr", f"short runs around {lr:g} decide before the stage; one too short for them takes it as it is")
     usual = rules.lr_range(table, adapter)
     if not usual.low <= lr <= usual.high:
         effect = "it may erase base abilities" if lr > usual.high else "it may learn next to nothing"
@@ -337,6 +346,8 @@ def _max_length(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet)
         expected = f"at most {context}, all the model can read"
         raise sheet.refuse("max_length", str(stage.max_length), expected, "lower it or leave it out")
     ruled = rules.max_length(table, longest=facts.longest_row, context=context)
+    if stage.learns == "text":  # documents are learnt in windows, which the technique settles
+        return stage.max_length or ruled.value
     value = sheet.take("max_length", stage.max_length, ruled)
     if facts.longest_row > value:
         text = f"the longest row has {facts.longest_row} tokens, more than {value}; shorten or drop it"

@@ -47,6 +47,7 @@ from temper.recipe.values import (
     Tolerance,
     as_base,
     as_is,
+    as_number,
     or_auto,
     problem,
 )
@@ -60,6 +61,11 @@ __all__ = ("Budget", "DataFile", "DomainProbe", "Frozen", "Machine", "Probes", "
 
 Learns = Literal["answers", "text", "pairs", "tasks"]
 """Which rows a technique takes: prompts with answers, plain text, preference pairs, or prompts to try."""
+
+
+def _as_rate(value: Any) -> Any:
+    """A number, or None for `auto`; `probe` stays."""
+    return value if value == "probe" else or_auto(as_number)(value)
 
 
 Decay = Annotated[Number, Field(ge=0, lt=1)]
@@ -89,9 +95,10 @@ class Stage(Frozen):
     """Which checkpoint the stage hands on."""
     checkpoints: Annotated[Annotated[int, Field(ge=1, le=100)] | None, AUTO_COUNT] = None
     """How many points of the run are kept as candidates."""
-    adapter: Literal["auto", "lora", "full"] = "auto"
-    lr: Annotated[Annotated[float, Field(gt=0)] | None, AUTO_NUMBER] = None
-    """Peak learning rate."""
+    adapter: Literal["auto", "lora", "qlora", "full"] = "auto"
+    """`qlora` keeps the frozen weights below the adapter in 4 bits (the extra `qlora`)."""
+    lr: Annotated[Annotated[float, Field(gt=0)] | Literal["probe"] | None, BeforeValidator(_as_rate)] = None
+    """Peak learning rate; `probe` finds it with a few short runs before the stage."""
     rank: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, AUTO_COUNT] = None
     alpha: Annotated[Annotated[float, Field(gt=0)] | None, AUTO_NUMBER] = None
     """LoRA's scale: the update is alpha / rank x B A."""
@@ -138,8 +145,11 @@ class Stage(Frozen):
 def _lr_errors(stage: Stage) -> list[tuple[str, PydanticCustomError]]:
     table = rules.read_table(stage.technique)
     adapter = table.adapter.value if stage.adapter == "auto" else stage.adapter
-    usual = rules.lr_range(table, adapter)
-    if stage.lr is None or stage.lr < usual.absurd:
+    usual = rules.lr_range(table, "full" if adapter == "full" else "lora")
+    if stage.lr == "probe" and stage.on_policy:
+        expected = f"a number or auto, as no short run foretells what {stage.technique} will learn from"
+        return [("lr", problem(expected, "leave it out and temper chooses"))]
+    if stage.lr is None or stage.lr == "probe" or stage.lr < usual.absurd:
         return []
     do = "write one of these, or leave it out and temper chooses"
     expected = f"{usual.low:g} to {usual.high:g} with adapter {adapter}, surely below {usual.absurd:g}"

@@ -35,7 +35,8 @@ def problem(expected: str, do: str = "") -> PydanticCustomError:
     return PydanticCustomError("temper", "expected {expected}; {do}", {"expected": expected, "do": do})
 
 
-def _number(value: Any) -> float:
+def as_number(value: Any) -> float:
+    """A finite number, also when it is written as text."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -46,7 +47,7 @@ def _number(value: Any) -> float:
 
 def _count(value: Any) -> int:
     try:
-        number = _number(value)
+        number = as_number(value)
     except PydanticCustomError:
         number = math.nan
     if not number.is_integer():
@@ -57,7 +58,7 @@ def _count(value: Any) -> int:
 def _share(value: Any) -> float:
     percent = isinstance(value, str) and value.rstrip().endswith("%")
     try:
-        share = _number(value.rstrip().removesuffix("%") if percent else value) / (100 if percent else 1)
+        share = as_number(value.rstrip().removesuffix("%") if percent else value) / (100 if percent else 1)
     except PydanticCustomError:
         raise problem("a share", "write it like 25% or 0.25") from None
     if not 0 <= share <= 1:
@@ -165,10 +166,10 @@ def as_suite(value: Any, info: ValidationInfo) -> Any:
     return str(_existing(Path(value), info)) if is_file else value
 
 
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(as_number)]
 Count = Annotated[int, BeforeValidator(_count)]
 Share = Annotated[float, BeforeValidator(_share)]
-AUTO_NUMBER = BeforeValidator(or_auto(_number))
+AUTO_NUMBER = BeforeValidator(or_auto(as_number))
 AUTO_COUNT = BeforeValidator(or_auto(_count))
 AUTO_SHARE = BeforeValidator(or_auto(_share))
 AutoShare = Annotated[float | None, AUTO_SHARE]

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from temper.report import svg
 from temper.report.retention import Bounded
-from temper.report.words import drop_percent, percent, position, tolerance_percent
+from temper.report.words import drop_percent, is_trained, percent, position, tolerance_percent
 from temper.stats import Interval
 
 Points = Sequence[tuple[float, float]]
@@ -112,7 +112,7 @@ def _tolerance_line(frame: svg.Frame, tolerance: float) -> Markup:
 
 def _paths(frame: svg.Frame, run: Sequence[Mark], colour: int) -> Markup:
     """Faint lines: from step to step, and from the trained weights of a step back to where they started."""
-    steps = sorted((m for m in run if m.is_base or m.alpha == 1.0), key=lambda m: (not m.is_base, m.stage, m.step))
+    steps = sorted((m for m in run if m.is_base or is_trained(m.label)), key=lambda m: (not m.is_base, m.stage, m.step))
     lines = [svg.polyline([_at(frame, m) for m in steps], class_="trail")]
     for stage, step in sorted({(m.stage, m.step) for m in run if m.alpha not in (0.0, 1.0)}):
         same = sorted((m for m in run if (m.stage, m.step) == (stage, step) and m.alpha > 0), key=lambda m: m.alpha)

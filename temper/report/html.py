@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from temper.report import charts, sections, words
+from temper.report import rollouts as reinforcement
 from temper.report.runlog import BASE, RunLog, sort_log
 from temper.report.summary import Summary, caution, sentence, summary_of
 
 if TYPE_CHECKING:
-    from temper.events import Event
+    from temper.events import Event, Rollout
 
 TITLES: Mapping[str, str] = {
     "improved": "Improved",
@@ -52,10 +53,28 @@ class RunRow:
     summary: Summary
 
 
+FILTERS: Mapping[str, Callable[..., str]] = {
+    "percent": words.percent,
+    "drop": words.drop_percent,
+    "count": words.count,
+    "duration": words.duration,
+    "tolerance": words.tolerance_percent,
+}
+"""How the page writes figures."""
+
+
 def render_report(
-    events: Sequence[Event], *, others: Mapping[str, Sequence[Event]] | None = None, name: str = "run"
-) -> str:
-    """The whole page; `others` are further runs to draw on the same frontier, by name."""
+    events: Sequence[Event], *, others: Mapping[str, Sequence[Event]] | None = None, name: str = "run",
+    rollouts: Sequence[Rollout] = (),
+) -> str:  # fmt: skip
+    """The whole page.
+
+    Args:
+        events: Of the run.
+        others: Further runs to draw on the same frontier, by name.
+        name: Of the run's folder.
+        rollouts: Graded replies of its stages of reinforcement, to browse.
+    """
     from jinja2 import Environment, StrictUndefined
 
     log = sort_log(events)
@@ -65,13 +84,7 @@ def render_report(
     lead, _, rest = sentence(summary, log).partition(":")
     folder = resources.files("temper.report")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {
-        "percent": words.percent,
-        "drop": words.drop_percent,
-        "count": words.count,
-        "duration": words.duration,
-        "tolerance": words.tolerance_percent,
-    }
+    environment.filters |= FILTERS
     page = environment.from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
     style = folder.joinpath("page.css").read_text(encoding="utf-8")
     script = folder.joinpath("page.js").read_text(encoding="utf-8")
@@ -99,6 +112,7 @@ def render_report(
         course=_course(log),
         axes=_axes(log),
         training=_training(log),
+        reinforcement=reinforcement.section(events, rollouts),
         exchanges=sections.exchanges(log),
         shown_answers=SHOWN_ANSWERS,
         sources=sections.sources(log),

@@ -11,7 +11,7 @@ from temper.report.charts import Mark, Points, Series, smoothed
 from temper.report.retention import Bounded, Retention, interval, retention
 from temper.report.runlog import BASE, SPLITS, RunLog
 from temper.report.summary import Summary
-from temper.report.words import count, duration, position
+from temper.report.words import count, duration, is_trained, position
 from temper.stats import Interval
 
 CHOOSING: tuple[Split, ...] = ("selection", "quick")
@@ -132,7 +132,7 @@ def general_over_time(log: RunLog) -> tuple[Series | None, tuple[Series, ...]]:
     places = {
         m.checkpoint: offsets.get(m.stage, 0) + m.step
         for m in log.measurements
-        if m.split == "quick" and m.role == "general" and m.alpha == 1.0 and m.checkpoint != BASE
+        if m.split == "quick" and m.role == "general" and is_trained(m.checkpoint)
     }
     zero = Bounded(drop=0.0, lcb95=0.0, ucb95=0.0)
     overall: dict[float, Bounded] = {0: zero}

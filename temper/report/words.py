@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 SPACE = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -65,6 +66,11 @@ def position(stage: str, step: int, alpha: float) -> str:
     """A checkpoint in words: `01-sft, step 120 at alpha 0.8`."""
     at = f" at alpha {alpha:g}" if alpha not in (0.0, 1.0) else ""
     return f"{stage + ', ' if stage else ''}step {step}{at}"
+
+
+def is_trained(checkpoint: str) -> bool:
+    """Whether a checkpoint is the weights of a step as they were trained, not made of others: `01-sft/step-000120`."""
+    return re.fullmatch(r"(step|look)-\d+", checkpoint.rpartition("/")[2]) is not None
 
 
 def _signed(digits: str) -> str:

@@ -126,7 +126,8 @@ def learn(beliefs: Beliefs, step: RolloutStep) -> Beliefs:
     for task, mean, graded, useful in zip(step.groups, step.means, step.graded, step.useful, strict=True):
         if task in beliefs.levels and graded:
             old = evidence.get(task, Evidence()).at(step.step)
-            passed = graded * (mean if useful else float(mean >= TARGET))
+            share = min(1.0, max(0.0, mean))  # an environment may sum up more than full marks
+            passed = graded * (share if useful else float(mean >= TARGET))
             evidence[task] = replace(old, passed=old.passed + passed, failed=old.failed + graded - passed)
     return replace(beliefs, evidence=evidence)
 

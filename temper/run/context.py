@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from temper.data.render import Renderer
+from temper.decide.frontier import Floors, Prefer, domain_score
 from temper.events import Event, Measurement, Split
-from temper.model.protocol import Backend, Checkpoint, Policy, TrainSpec
+from temper.model.protocol import BASE, Backend, Checkpoint, Policy, TrainSpec
 from temper.probes import suites
-from temper.probes.base import Probe, Where
+from temper.probes.base import Measured, Probe, Where, take, text_of
 from temper.run.folder import RunFolder
 
 Progress = Callable[[str, int, int], None]
@@ -34,6 +35,21 @@ class Context:
     progress: Progress
     compiles: bool = False
     """Whether the kernels of the models it opens are compiled."""
+    prefer: Prefer = "domain"
+    """What decides between candidates that keep the tolerance."""
+    floors: Floors = field(default_factory=dict)
+    """axis -> the largest drop of that ability that is accepted."""
+
+    @property
+    def look_tokens(self) -> int:
+        """Tokens that a look at the quick items of the general probes reads and writes, about."""
+        total = 0
+        for probe in self.general:
+            if probe.spec.quick != 0:
+                for item in take(probe.items, "quick", probe.spec.size("quick")):
+                    read = len(self.renderer.text(f"{text_of(item)} {item.get('reply', '')}"))
+                    total += (read + probe.spec.max_new_tokens) * len(item.get("options", "x"))
+        return total
 
     def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None) -> Policy:
         """A policy that answers with a checkpoint, or learns from it."""
@@ -47,8 +63,12 @@ class Context:
 
     def measure(self, policy: Policy, probes: Sequence[Probe], *, split: Split, where: Where) -> list[Measurement]:
         """Puts probes to a model and logs what it found; what is known already is not asked again."""
+        return [found.measurement for found in self.ask(policy, probes, split=split, where=where)]
+
+    def ask(self, policy: Policy, probes: Sequence[Probe], *, split: Split, where: Where) -> tuple[Measured, ...]:
+        """The same with the replies that are worth showing."""
         cache = self.base_cache
-        if where.checkpoint != "base":
+        if where.checkpoint != BASE:
             cache = self.folder.stage(where.stage) / "probes" / where.checkpoint.rpartition("/")[2]
 
         def told(name: str, done: int, of: int) -> None:
@@ -59,7 +79,7 @@ class Context:
             self.log(measured.measurement)
             for answer in measured.answers:
                 self.log(answer)
-        return [m.measurement for m in found]
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +91,6 @@ class Start:
     """Domain score on the selection split."""
 
 
-def mean_score(measurements: Sequence[Measurement]) -> float:
-    """The domain score: mean over the domain probes of their mean score in [0, 1]."""
-    return sum(m.value for m in measurements) / len(measurements)
+def mean_score(measurements: Sequence[Measurement], base: Sequence[Measurement] = ()) -> float:
+    """The domain score, see `decide.frontier.domain_score`; text exams need the base's measurements."""
+    return domain_score(measurements, base)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from temper.data.datum import count_tokens
+from temper.events import Split
 from temper.model.protocol import PASS_TOKENS, Backend, Policy, Sampling
 from temper.probes import kinds, suites
 from temper.probes.base import Item, ProbeSpec, messages_of, take
@@ -39,6 +40,8 @@ class Estimate:
     tokens_per_second: float
     training_seconds: float
     probing_seconds: float
+    exam_seconds: float
+    """Of these, one look of the base at the selection half of the domain probes."""
     memory_bytes: int
     """Weights, gradients, optimiser and activations, by formula."""
     peak_rss_bytes: int
@@ -67,6 +70,7 @@ def estimate(prepared: Prepared, backend: Backend, *, progress: Progress) -> Est
         tokens_per_second=speed,
         training_seconds=tokens / speed,
         probing_seconds=_probing(prepared, speeds),
+        exam_seconds=_exam(prepared, speeds, "selection"),
         memory_bytes=max(_memory(s, prepared) for s in prepared.resolved.stages),
         peak_rss_bytes=peak_rss(),
         disk_bytes=space_needed(prepared),
@@ -85,7 +89,8 @@ def _speeds(prepared: Prepared, policy: Policy) -> _Speeds:
     started = time.monotonic()
     policy.learner.logprobs(rows)
     scored = count_tokens(rows) / (time.monotonic() - started)
-    prompts = [prepared.renderer.prompt(messages_of(item)) for item in prepared.domain[0].items[:TRIAL_ROWS]]
+    asked = next((p.items for p in prepared.domain if kinds.kind(p.spec.kind).method == "generate"), ())
+    prompts = [prepared.renderer.prompt(messages_of(i)) for i in asked[:TRIAL_ROWS]] or [rows[0].tokens[:TRIAL_ROWS]]
     started = time.monotonic()
     policy.sampler.generate(prompts, Sampling(max_new_tokens=TRIAL_NEW))
     written = len(prompts) * TRIAL_NEW / (time.monotonic() - started)
@@ -94,17 +99,20 @@ def _speeds(prepared: Prepared, policy: Policy) -> _Speeds:
 
 def _probing(prepared: Prepared, speeds: _Speeds) -> float:
     """Seconds of all looks: the base, each checkpoint, the choice and the test split; replies at their full length."""
-    whole = quick = exam = exam_test = 0.0
+    whole = quick = 0.0
     for spec in prepared.suite:
         items = suites.load_items(spec)
         whole += _seconds(prepared, spec, take(items, "selection", spec.size("selection")), speeds)
         quick += _seconds(prepared, spec, take(items, "selection", spec.size("quick")), speeds)
-    for probe in prepared.domain:
-        exam += _seconds(prepared, probe.spec, take(probe.items, "selection", 0), speeds)
-        exam_test += _seconds(prepared, probe.spec, take(probe.items, "test", 0), speeds)
+    exam, exam_test = (_exam(prepared, speeds, split) for split in ("selection", "test"))
     looks = sum(stage.checkpoints for stage in prepared.resolved.stages)
     confirmed = CONFIRMED * len(prepared.resolved.stages)
     return (1 + looks) * (quick + exam) + (1 + confirmed) * whole + 2 * (whole + exam_test)
+
+
+def _exam(prepared: Prepared, speeds: _Speeds, split: Split) -> float:
+    """Seconds that one half of the domain probes takes."""
+    return sum(_seconds(prepared, p.spec, take(p.items, split, 0), speeds) for p in prepared.domain)
 
 
 def _seconds(prepared: Prepared, spec: ProbeSpec, items: Sequence[Item], speeds: _Speeds) -> float:

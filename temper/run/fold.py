@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from temper.events import (
     Measurement,
     Noticed,
     Reused,
+    RolloutStep,
     RunFinished,
     RunStarted,
     RunVerdict,
@@ -30,21 +30,25 @@ from temper.events import (
     Step,
 )
 from temper.model.protocol import Backend, Checkpoint
-from temper.probes import suites
-from temper.probes.base import ProbeSpec, Where
+from temper.probes import kinds, suites
+from temper.probes.base import Probe, Where
 from temper.recipe.resolve import ResolvedStage
 from temper.recipe.schema import Recipe
 from temper.run import reuse
 from temper.run.context import Context, Listener, Progress, Start, mean_score
 from temper.run.folder import RunFolder, locked
+from temper.run.keys import run_key, stage_key, weights_digest
+from temper.run.pilots import calibrate, with_values
 from temper.run.prepare import Prepared, prepare, train_spec
-from temper.run.selection import Judge
+from temper.run.selection import LINES_AT_MOST, Judge
 from temper.run.stage import StageRun, tidy
-from temper.techniques.inventory import Inventory, shares
+from temper.techniques.cpt import trained_instead
+from temper.techniques.entry import enter
+from temper.techniques.inventory import shares
+from temper.techniques.rft import RFT, ResolvedRFT
 
 BYTES_PER_WEIGHT = 4
 SLACK = 100_000_000
-LINES = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +63,9 @@ class RunResult:
 
 
 def run(
-    recipe: Recipe, out: Path, backend: Backend, *, listen: Listener, progress: Progress, reused: bool = True
-) -> RunResult:
+    recipe: Recipe, out: Path, backend: Backend, *, listen: Listener, progress: Progress, reused: bool = True,
+    forced: bool = False,
+) -> RunResult:  # fmt: skip
     """Runs a recipe in the folder `out`, or continues or reports what is already there.
 
     Args:
@@ -70,6 +75,7 @@ def run(
         listen: Told every event.
         progress: Told what is being done.
         reused: Whether a stage that a run in the same parent folder has finished is taken over.
+        forced: Whether a stage starts although its gate refuses; the log says so.
 
     Raises:
         TemperError: wrong input, a folder in use, no space; nothing is lost, the same command continues.
@@ -89,51 +95,7 @@ def run(
             return RunResult(folder=folder, verdict=done.verdict, choice=choice, already=True)
         past = folder.events() if resumed else []
         context, measured = _begin(prepared, folder, backend, past, listen, progress)
-        return _fold(prepared, context, measured, past, reused=reused)
-
-
-def run_key(prepared: Prepared) -> dict[str, object]:
-    """What makes two runs the same: base, rows, values, probes and code."""
-    return {
-        **_judging(prepared), "data": [_rows_of(i) for i in prepared.inventories],
-        "stages": [_values_of(s) for s in prepared.resolved.stages],
-        "tokens_per_second": prepared.facts[0].tokens_per_second, "threads": prepared.tuning.threads,
-    }  # fmt: skip
-
-
-def _stage_key(prepared: Prepared, index: int, start: Checkpoint) -> str:
-    """What makes two stages the same."""
-    settled = {
-        **_judging(prepared), "data": _rows_of(prepared.inventories[index]),
-        "values": _values_of(prepared.resolved.stages[index]),
-    }  # fmt: skip
-    return reuse.stage_key(settled, reuse.weights_digest(start))
-
-
-def _judging(prepared: Prepared) -> dict[str, object]:
-    """What all stages are judged by, and the code that does it."""
-    recipe = prepared.recipe
-    return {
-        "base": prepared.base.sha256, "tolerance": recipe.tolerance, "prefer": recipe.prefer,
-        "floors": dict(recipe.floors), "seed": recipe.seed, "version": temper.__version__,
-        "domain probes": [[p.spec.name, p.spec.kind, _digest([dict(i) for i in p.items])] for p in prepared.domain],
-        "suite": [_asked(s) for s in prepared.suite],
-    }  # fmt: skip
-
-
-def _values_of(stage: ResolvedStage) -> dict[str, object]:
-    return {key: value for key, value in asdict(stage).items() if key != "data"}
-
-
-def _rows_of(inventory: Inventory) -> list[list[str]]:
-    tasks = [["tasks", _digest([row.id for row in inventory.tasks])]] if inventory.tasks else []
-    return [*([rows.name, rows.fingerprint] for rows in (*inventory.domain, *inventory.general)), *tasks]
-
-
-def _asked(spec: ProbeSpec) -> Mapping[str, object]:
-    """A general probe by what it asks: of an own file the content counts, not the path."""
-    own = spec.source.endswith(".jsonl")
-    return asdict(spec) | ({"source": _digest([dict(i) for i in suites.load_items(spec)])} if own else {})
+        return _fold(prepared, context, measured, past, reused=reused, forced=forced)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +104,19 @@ class _Measured:
 
     quick: Sequence[Measurement]
     full: Sequence[Measurement]
-    domain: float
+    exams: Sequence[Measurement]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """Where a chain of stages has come to."""
+
+    result: Checkpoint
+    """What the run would hand over now."""
+    start: Checkpoint
+    """The same as full weights, which the next stage starts from."""
+    to_beat: Sequence[Measurement]
+    """Its exams on the selection split; where it breaks the tolerance, those of the last that kept it."""
 
 
 def _begin(
@@ -155,7 +129,8 @@ def _begin(
     general = suites.prepare(policy, prepared.renderer, prepared.suite, cache=cache, progress=progress)
     context = Context(
         folder=folder, backend=backend, renderer=prepared.renderer, general=general, domain=prepared.domain,
-        tolerance=recipe.tolerance, base_cache=cache, listen=listen, progress=progress, compiles=prepared.compiles,
+        tolerance=recipe.tolerance, prefer=recipe.prefer, floors=recipe.floors, base_cache=cache, listen=listen,
+        progress=progress, compiles=prepared.compiles,
     )  # fmt: skip
     if past:
         folder.sit_down()
@@ -171,29 +146,35 @@ def _begin(
     at_base = Where(checkpoint=base.checkpoint.id)
     full = context.measure(policy, general, split="selection", where=at_base)
     quick = context.measure(policy, general, split="quick", where=at_base)
-    domain = context.measure(policy, prepared.domain, split="selection", where=at_base)
-    return context, _Measured(quick=quick, full=full, domain=mean_score(domain))
+    exams = context.measure(policy, prepared.domain, split="selection", where=at_base)
+    return context, _Measured(quick=quick, full=full, exams=exams)
 
 
 def _fold(
-    prepared: Prepared, context: Context, measured: _Measured, past: Sequence[Event], *, reused: bool
+    prepared: Prepared, context: Context, measured: _Measured, past: Sequence[Event], *, reused: bool, forced: bool
 ) -> RunResult:
-    base, folder = prepared.base, context.folder
-    start = Start(checkpoint=base.checkpoint, domain=measured.domain)
-    result = base.checkpoint
+    base, folder = prepared.base.checkpoint, context.folder
+    standing = _Standing(result=base, start=base, to_beat=measured.exams)
     ledger = _ledger(prepared, folder, past)
-    fold = _Fold(prepared=prepared, context=context, past=past, measured=measured, reused=reused)
+    fold = _Fold(prepared=prepared, context=context, past=past, measured=measured, reused=reused, forced=forced)
     choices: list[Choice] = []
     for index, stage in enumerate(prepared.resolved.stages):
-        choice, ledger = fold.stage(index, start, ledger)
+        choice, ledger = fold.stage(index, standing, ledger)
         tidy(folder, choice)
         choices.append(choice)
-        result = _result(context, stage, choice, start)
-        if result is not start.checkpoint and index + 1 < len(prepared.resolved.stages):
-            start = _start_of_next(context, stage, result)
-    _read_test_split(context, base.checkpoint, result)
+        if choice.checkpoint != standing.start.id:
+            last = index + 1 == len(prepared.resolved.stages)
+            standing = _passed_on(context, stage, choice, standing, last=last)
+    _read_test_split(context, base, standing.result)
     verdict: RunVerdict = "improved" if any(c.verdict == "improved" for c in choices) else choices[-1].verdict
-    context.log(RunFinished(verdict=verdict, tokens=tokens_of(folder.events()), seconds=folder.seconds()))
+    context.log(
+        RunFinished(
+            verdict=verdict,
+            tokens=tokens_of(folder.events()),
+            seconds=folder.seconds(),
+            rollouts=sum(sum(e.graded) for e in folder.events() if isinstance(e, RolloutStep)),
+        )
+    )
     return RunResult(folder=folder, verdict=verdict, choice=choices[-1])
 
 
@@ -207,15 +188,17 @@ class _Fold:
     measured: _Measured
     reused: bool
     """Whether stages may be taken over from other runs."""
+    forced: bool
+    """Whether a stage starts although its gate refuses."""
 
-    def stage(self, index: int, start: Start, ledger: Ledger) -> tuple[Choice, Ledger]:
+    def stage(self, index: int, standing: _Standing, ledger: Ledger) -> tuple[Choice, Ledger]:
         """Runs one stage, or takes it from this run's log or from a run beside it."""
         context, past = self.context, self.past
         stage = self.prepared.resolved.stages[index]
         choice = _done(past, stage.id)
         if choice is not None:
             return choice, ledger
-        key = _stage_key(self.prepared, index, start.checkpoint)
+        key = stage_key(self.prepared, index, standing.start)
         begun = any(isinstance(e, StageStarted) and e.stage == stage.id for e in past)
         other = reuse.find(context.folder, stage.id, key) if self.reused and not begun else None
         if other is not None:
@@ -223,17 +206,51 @@ class _Fold:
             for event in told:
                 context.listen(event)
             return next(e for e in told if isinstance(e, Choice)), ledger
-        _announce(context, self.prepared, index, key, start.checkpoint.id, past)
-        trained = context.open(start.checkpoint, train_spec(stage, self.prepared.recipe.seed))
+        _announce(context, self.prepared, index, key, standing.start.id, past)
+        start, exams, base_exams = self._judging(index, standing)
+        if stage.pilots:
+            stage = self._calibrated(index, stage, start)
+        below = trained_instead(stage, index, self.prepared.base, context.backend)
+        spec = train_spec(stage, self.prepared.recipe.seed, below and below.folder)
+        trained = context.open(start.checkpoint, spec)
         judge = Judge(
             context=context, stage=stage.id, start=start, policy=trained, adapter=stage.adapter == "lora",
-            base_quick=self.measured.quick, base_full=self.measured.full,
+            base_quick=self.measured.quick, base_full=self.measured.full, domain=exams, base_domain=base_exams,
         )  # fmt: skip
         work = StageRun(
-            context=context, stage=stage, plan=self.prepared.plan(index), start=start, policy=trained, judge=judge,
-            ledger=ledger, past=past,
+            context=context, stage=stage, plan=self.prepared.plan_of(index, stage), start=start, policy=trained,
+            judge=judge, ledger=ledger, past=past,
         )  # fmt: skip
+        technique = self.prepared.recipe.stages[index]
+        if isinstance(technique, RFT) and isinstance(stage, ResolvedRFT):
+            enter(
+                technique, stage, self.prepared.inventories[index], work.live(), forced=self.forced,
+                model=_identity(self.prepared, start.checkpoint), seed=self.prepared.recipe.seed,
+            )  # fmt: skip
         return work.run(), work.ledger
+
+    def _calibrated(self, index: int, stage: ResolvedStage, start: Start) -> ResolvedStage:
+        """The stage with the rate and the share of replay that its pilots found."""
+        found = calibrate(
+            self.context, stage, plan_of=partial(self.prepared.plan_of, index), start=start,
+            base_quick=self.measured.quick, seed=self.prepared.recipe.seed, past=self.past,
+        )  # fmt: skip
+        return with_values(stage, lr=found.lr, share=found.share) if found else stage
+
+    def _judging(self, index: int, standing: _Standing) -> tuple[Start, Sequence[Probe], Sequence[Measurement]]:
+        """Where a stage begins, the exams that judge it, and what the base made of them."""
+        wanted = self.prepared.recipe.stages[index].judged_by == "loss"
+        probes = self.prepared.domain
+        exams = [p for p in probes if (kinds.kind(p.spec.kind).method == "loss") == wanted] or list(probes)
+        names = {p.spec.name for p in exams}
+        base = [m for m in self.measured.exams if m.probe in names]
+        score = mean_score([m for m in standing.to_beat if m.probe in names], base)
+        return Start(checkpoint=standing.start, domain=score), exams, base
+
+
+def _identity(prepared: Prepared, start: Checkpoint) -> str:
+    """What names the weights that a stage starts from, the same as in `temper check` for the base."""
+    return prepared.base.sha256 if start.id == prepared.base.checkpoint.id else weights_digest(start)
 
 
 def tokens_of(log: Sequence[Event]) -> int:
@@ -274,28 +291,26 @@ def _done(past: Sequence[Event], stage: str) -> Choice | None:
     return next((e for e in past if isinstance(e, Choice) and e.stage == stage), None)
 
 
-def _result(context: Context, stage: ResolvedStage, choice: Choice, start: Start) -> Checkpoint:
-    """The checkpoint that a stage hands on; its start when nothing was better."""
-    if choice.checkpoint == start.checkpoint.id:
-        return start.checkpoint
-    return Checkpoint(
-        id=choice.checkpoint, path=context.folder.root / choice.path, base=start.checkpoint.path,
-        adapter=stage.adapter == "lora", step=choice.step, alpha=choice.alpha, parent=start.checkpoint.id,
-        lineage=start.checkpoint.lineage,
+def _passed_on(context: Context, stage: ResolvedStage, choice: Choice, standing: _Standing, *, last: bool) -> _Standing:
+    """What a stage hands on; for a next stage its exams, and full weights with an adapter merged into them."""
+    result = Checkpoint(
+        id=choice.checkpoint, path=context.folder.root / choice.path, base=standing.start.path,
+        adapter=stage.adapter == "lora", step=choice.step, alpha=choice.alpha, parent=standing.start.id,
+        lineage=standing.start.lineage,
     )  # fmt: skip
-
-
-def _start_of_next(context: Context, stage: ResolvedStage, result: Checkpoint) -> Start:
-    """Full weights for the stage that follows, an adapter merged into them; and their domain score."""
-    where = Where(checkpoint=result.id, stage=stage.id, step=result.step, alpha=result.alpha)
-    found = context.measure(context.open(result), context.domain, split="selection", where=where)
+    if last:
+        return dataclasses.replace(standing, result=result)
     whole = result
     if result.adapter:
         path = context.folder.stage(stage.id) / "whole"
         if not path.is_dir():
             context.backend.whole(result, path)
         whole = dataclasses.replace(result, path=path, base=path, adapter=False)
-    return Start(checkpoint=whole, domain=mean_score(found))
+    to_beat = standing.to_beat
+    if choice.verdict == "improved":
+        where = Where(checkpoint=result.id, stage=stage.id, step=result.step, alpha=result.alpha)
+        to_beat = context.measure(context.open(result), context.domain, split="selection", where=where)
+    return _Standing(result=result, start=whole, to_beat=to_beat)
 
 
 def _read_test_split(context: Context, base: Checkpoint, result: Checkpoint) -> None:
@@ -330,9 +345,5 @@ def space_needed(prepared: Prepared) -> int:
     needed = SLACK
     for stage, facts in zip(prepared.resolved.stages, prepared.facts, strict=True):
         weights = facts.params if stage.adapter == "full" else 4 * (stage.rank or 0) * facts.hidden * 7 * facts.layers
-        needed += BYTES_PER_WEIGHT * weights * (stage.checkpoints + LINES * 3 + 3)
+        needed += BYTES_PER_WEIGHT * weights * (stage.checkpoints + 1 + LINES_AT_MOST * 5 + 3)
     return needed
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

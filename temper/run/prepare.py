@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 from temper.data.datum import count_tokens
@@ -21,13 +22,16 @@ from temper.losses import Term
 from temper.model.protocol import Backend, Base, Policy, TrainSpec, Tuning
 from temper.probes import suites
 from temper.probes.base import Probe, ProbeSpec, text_of
-from temper.probes.domain import domain_probe
+from temper.probes.domain import document_probe, domain_probe
 from temper.recipe.facts import Facts
+from temper.recipe.look import beside
 from temper.recipe.resolve import Resolved, ResolvedStage, resolve, step_tokens
 from temper.recipe.schema import DataFile, DomainProbe, Recipe
 from temper.techniques.base import Plan, Technique
+from temper.techniques.cpt import CPT, trained_instead
+from temper.techniques.distill import Distill, check_tokens
 from temper.techniques.inventory import Exams, Inventory, take_stock
-from temper.techniques.mixing import mixture
+from temper.techniques.judging import with_held_out
 
 Progress = Callable[[str, int, int], None]
 SPEED_ROWS = 512
@@ -59,13 +63,18 @@ class Prepared:
 
     def plan(self, index: int) -> Plan:
         """What stage `index` (from 0) trains on."""
+        return self.plan_of(index, self.resolved.stages[index])
+
+    def plan_of(self, index: int, stage: ResolvedStage) -> Plan:
+        """The same with other values of the stage."""
         technique = cast("Technique", self.recipe.stages[index])
-        return technique.plan(self.resolved.stages[index], self.inventories[index], seed=self.recipe.seed)
+        return technique.plan(stage, self.inventories[index], seed=self.recipe.seed)
 
     def notices(self) -> tuple[str, ...]:
         """Everything the user should know before the run, each as `where: text`."""
         told = list(self.resolved.notices)
-        for index, inventory in enumerate(self.inventories):
+        for index, (stage, inventory) in enumerate(zip(self.recipe.stages, self.inventories, strict=True)):
+            told += [f"stages.{index}.data: {text}" for source in stage.data if (text := beside(source.file))]
             told += [*inventory.notices, *self.mix_notices(index)]
         if self.renderer.notice:
             told.append(f"base: {self.renderer.notice}")
@@ -73,17 +82,13 @@ class Prepared:
 
     def mix_notices(self, index: int) -> tuple[str, ...]:
         """What stage `index` mixes too often, hardly or not at all."""
-        stage, inventory = self.resolved.stages[index], self.inventories[index]
         asked = self.recipe.stages[index].replay
         told: tuple[str, ...] = ()
         if asked is not None and asked.categories:
             stocks = {**self.facts[index].available_sources, **self.facts[index].available_replay}
             known = {name: stocks[name] for name in stocks if name in self.facts[index].available_replay}
             told = left_out(asked.categories, known | {n: stocks.get(n, 0) for n in asked.categories})
-        if not stage.batch_tokens:
-            return told
-        mixed = mixture(stage, inventory, seed=self.recipe.seed)
-        return (*told, *mixed.notices(stage.steps, stage.batch_tokens))
+        return (*told, *self.plan(index).notices)
 
 
 def prepare(
@@ -99,14 +104,14 @@ def prepare(
         threads: Of torch, when known from an earlier sitting; else the recipe's, else timed.
     """
     suite = _suite(recipe)
+    recipe = with_held_out(recipe)
     exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
     for stage in recipe.stages:
         for source in stage.data:
             _look_over(source)
     progress("locating the model", 0, 1)
-    base = backend.locate(recipe.base)
+    base, renderer = _models(recipe, backend)
     tuning = backend.tune(threads if threads is not None else recipe.machine.threads)
-    renderer = Renderer.load(base.folder)
     domain = tuple(_domain_probe(probe, rows, renderer) for probe, rows in exam)
     progress("reading the rows", 0, 1)
     exams = Exams(
@@ -137,16 +142,33 @@ def prepare(
         recipe=recipe, base=base, renderer=renderer, inventories=inventories, facts=facts, resolved=resolved,
         domain=domain, suite=suite, tuning=tuning, compiles=compiles,
     )  # fmt: skip
-    for index in range(len(resolved.stages)):
+    for index, stage in enumerate(resolved.stages):
+        trained_instead(stage, index, base, backend)
         next(prepared.plan(index).rows(), None)  # rows that cannot be mixed are told before minutes go into measuring
     return prepared
 
 
-def train_spec(stage: ResolvedStage, seed: int) -> TrainSpec:
-    """What the backend needs to know of a stage."""
+def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
+    """The base, with the tokens that a stage adds; a teacher with other tokens is refused here."""
+    base = backend.locate(recipe.base)
+    words = tuple(dict.fromkeys(word for s in recipe.stages if isinstance(s, CPT) for word in s.add_tokens))
+    if words:
+        base = backend.extended(base, words)
+    renderer = Renderer.load(base.folder)
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, Distill) and stage.teacher:
+            where = f"{stage.teacher} (stages.{index}.teacher)"
+            check_tokens(renderer, Renderer.load(backend.locate(stage.teacher).folder), where=where)
+    return base, renderer
+
+
+def train_spec(stage: ResolvedStage, seed: int, below: Path | None = None) -> TrainSpec:
+    """What the backend needs to know of a stage; `below` is the base it trains in place of its start, if any."""
     return TrainSpec(
+        below=below,
         rank=stage.rank if stage.adapter == "lora" else None, alpha=stage.alpha or 0.0, beta1=stage.betas[0],
         beta2=stage.betas[1], weight_decay=stage.weight_decay, clip=stage.clip, seed=seed,
+        four_bit=stage.four_bit,
     )  # fmt: skip
 
 
@@ -185,13 +207,17 @@ def _suite(recipe: Recipe) -> tuple[ProbeSpec, ...]:
 
 def _exam_rows(probe: DomainProbe) -> tuple[Row, ...]:
     """The rows a domain probe asks: of a file that is learnt as well, the part that is held out."""
-    if probe.split is None:
+    if probe.split is None and probe.metric != "loss":
         return read_table(probe.file, columns=probe.columns).rows
-    rows = open_table(probe.file, probe.columns).rows()
-    return tuple(row for row in rows if is_held_out(row, share=probe.split, group=probe.group))
+    is_text = probe.metric == "loss"
+    streams = open_tables(probe.file, probe.columns) if is_text else (open_table(probe.file, probe.columns),)
+    rows = (row for stream in streams for row in stream.rows())
+    return tuple(r for r in rows if probe.split is None or is_held_out(r, share=probe.split, group=probe.group))
 
 
 def _domain_probe(asked: DomainProbe, rows: tuple[Row, ...], renderer: Renderer) -> Probe:
+    if asked.metric == "loss":
+        return document_probe(asked.label, rows)
     probe = domain_probe(asked.label, rows, renderer, group=asked.group)
     kind = {"auto": probe.spec.kind, "choice": "reply-choice"}.get(asked.metric, asked.metric)
     longest = asked.max_new_tokens or probe.spec.max_new_tokens

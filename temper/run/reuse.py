@@ -6,38 +6,13 @@ it is judged by, and the code. Changing a byte of the data or one field re-runs 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-from temper.data.digests import remembered_digests
 from temper.events import Choice, Event, Reused, StageStarted
-from temper.model.protocol import Checkpoint
 from temper.run.folder import RunFolder
-
-WEIGHTS = (".safetensors", ".npz")
-"""Files that hold weights, of the real and of the fake backend."""
-
-
-def stage_key(settled: Mapping[str, object], parent: str) -> str:
-    """Name of everything that decides the outcome of a stage.
-
-    Args:
-        settled: The run's key, of its stages and data this stage's alone.
-        parent: Sha256 of the weights that the stage starts from.
-    """
-    text = json.dumps([settled, parent], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def weights_digest(checkpoint: Checkpoint) -> str:
-    """Sha256 over the weights of a checkpoint and, of an adapter, of what it stands on."""
-    folders = dict.fromkeys((checkpoint.path, checkpoint.base))
-    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
-    return hashlib.sha256("".join(remembered_digests(files)).encode()).hexdigest()
+from temper.run.keys import WEIGHTS
 
 
 def find(folder: RunFolder, stage: str, key: str) -> RunFolder | None:

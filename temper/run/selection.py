@@ -1,7 +1,7 @@
-"""Which checkpoint a stage hands on: screened ones are confirmed in order of their domain score until one keeps the
-tolerance; where the best ones do not, points on the line back to the start are tried.
+"""Which checkpoint a stage hands on: candidates are screened, confirmed in the order of what they promise, and chosen.
 
-What is decided here is decided by `decide.frontier`.
+What is decided here is decided by `decide.promise` and `decide.frontier`; what is made beside the trained checkpoints
+(the mean of the last ones, points on the line back to the start) by `proposals`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from temper.decide.drop import Drop, general_drop
-from temper.decide.frontier import Point, Selection, choose, eligible, line_alphas, next_to_confirm
-from temper.events import Candidate, CheckpointSaved, Measurement, Split
-from temper.model.protocol import Checkpoint, Policy
-from temper.probes.base import Where
+from temper.decide.frontier import Aim, Point, Selection, choose, domain_draws, eligible, kept
+from temper.decide.promise import next_line, next_to_confirm
+from temper.events import Answer, Candidate, CheckpointSaved, Measurement, Noticed
+from temper.model.protocol import BASE, Checkpoint, Policy
+from temper.probes.base import Measured, Probe, Where
+from temper.probes.collapse import find_collapse
 from temper.run.context import Context, Start, mean_score
+from temper.run.proposals import Proposal, mean_of_last, ways_back
 
 CONFIRMED_AT_MOST = 6
 """Full measurements of a stage: each costs a pass over the whole selection split."""
@@ -34,33 +37,79 @@ class Judge:
     """Whether the stage trains an adapter."""
     base_quick: Sequence[Measurement]
     base_full: Sequence[Measurement]
+    domain: Sequence[Probe] = ()
+    """The exams that judge this stage; all of the run where none are named."""
+    base_domain: Sequence[Measurement] = ()
+    """What the base made of them on the selection split; text exams are scored against it."""
 
-    def screen(self, checkpoint: Checkpoint, *, general: Sequence[Measurement] | None = None) -> Point:
+    @property
+    def aim(self) -> Aim:
+        """What a candidate has to reach."""
+        context = self.context
+        return Aim(
+            tolerance=context.tolerance, base_domain=self.start.domain, prefer=context.prefer, floors=context.floors
+        )
+
+    @property
+    def exams(self) -> Sequence[Probe]:
+        """What the domain score is made of."""
+        return self.domain or self.context.domain
+
+    def screen(
+        self, checkpoint: Checkpoint, *, general: Sequence[Measurement] | None = None, made: str = "", wave: int = 0
+    ) -> Point:
         """Domain score on the selection split, general drop on the quick one; the policy must hold the checkpoint."""
+        return self._logged(self.look(checkpoint, general=general, made=made, wave=wave))
+
+    def look(
+        self, checkpoint: Checkpoint, *, general: Sequence[Measurement] | None = None, made: str = "", wave: int = 0
+    ) -> Point:
+        """The same without writing down a candidate, for one that was screened before: nothing is asked twice."""
         where = self._where(checkpoint)
         if general is None:
             general = self.context.measure(self.policy, self.context.general, split="quick", where=where)
-        domain = self.context.measure(self.policy, self.context.domain, split="selection", where=where)
-        return self._point(checkpoint, mean_score(domain), general_drop(self.base_quick, general), "quick")
+        domain = self.context.measure(self.policy, self.exams, split="selection", where=where)
+        return Point(
+            checkpoint=checkpoint.id, stage=self.stage, step=checkpoint.step, alpha=checkpoint.alpha,
+            path=self.context.folder.relative(checkpoint.path), domain=mean_score(domain, self.base_domain),
+            drop=general_drop(self.base_quick, general), split="quick",
+            domain_drawn=domain_draws(domain, self.base_domain), made=made, wave=wave,
+        )  # fmt: skip
+
+    def propose(self, ways: Sequence[Proposal], *, wave: int) -> Point | None:
+        """Makes weights in several ways and screens the one that loses least; None when the cheap probes rule it out.
+
+        The ways are of one size of change, so what tells them apart is what they lose; the exam takes longer to ask.
+        """
+        drafts = [self._draft(way) for way in ways]
+        proposal, made, general, drop = min(drafts, key=lambda draft: draft[3].drop)
+        if drop.lcb95 > self.context.tolerance:
+            return None
+        if len(drafts) > 1:
+            self.policy.learner.load(made)
+        return self.screen(made, general=general, made=proposal.made, wave=wave)
+
+    def _draft(self, proposal: Proposal) -> tuple[Proposal, Checkpoint, Sequence[Measurement], Drop]:
+        """Weights on disk and in the policy, with their quick measurements and the drop that these show."""
+        context, end = self.context, self.checkpoint(proposal.source)
+        trained = context.folder.checkpoint(self.stage, proposal.source.step)
+        path = trained.with_name(f"{trained.name}-{proposal.tag}")
+        if not path.is_dir():
+            context.backend.derive(proposal.blend(self.checkpoint), path)
+        made = replace(end, id=f"{end.id}-{proposal.tag}", path=path, alpha=proposal.alpha, parent=end.id)
+        context.log(saved_event(context, self.stage, made))
+        self.policy.learner.load(made)
+        general = context.measure(self.policy, context.general, split="quick", where=self._where(made))
+        return proposal, made, general, general_drop(self.base_quick, general)
 
     def confirm(self, point: Point) -> Point:
-        """The same point with its general drop on the whole selection split."""
+        """The same point with its general drop on the whole selection split, and a look at the form of its replies."""
         checkpoint = self.checkpoint(point)
         self.policy.learner.load(checkpoint)
         where = self._where(checkpoint)
-        full = self.context.measure(self.policy, self.context.general, split="selection", where=where)
-        return self._point(checkpoint, point.domain, general_drop(self.base_full, full), "selection")
-
-    def on_line(self, point: Point, alpha: float) -> Point:
-        """Writes, loads and screens a point between the start (0) and a trained checkpoint (1)."""
-        context, end = self.context, self.checkpoint(point)
-        path = context.folder.checkpoint(self.stage, point.step, alpha)
-        if not path.is_dir():
-            context.backend.blend(end, alpha, path)
-        blended = replace(end, id=f"{end.id}-alpha-{alpha:.2f}", path=path, alpha=alpha, parent=end.id)
-        context.log(saved_event(context, self.stage, blended))
-        self.policy.learner.load(blended)
-        return self.screen(blended)
+        full = self.context.ask(self.policy, self.context.general, split="selection", where=where)
+        drop = general_drop(self.base_full, [found.measurement for found in full])
+        return self._logged(replace(point, drop=drop, split="selection", collapsed=self._collapse(point, full, drop)))
 
     def checkpoint(self, point: Point) -> Checkpoint:
         """The checkpoint of a point of this stage."""
@@ -70,24 +119,44 @@ class Judge:
             lineage=self.start.checkpoint.lineage,
         )  # fmt: skip
 
+    def tell(self, selection: Selection) -> None:
+        """Writes down why confirmed candidates were passed over, in place of what was said of each by itself."""
+        for other in selection.not_taken:
+            if other.point.confirmed:
+                self.context.log(self._candidate(other.point, other.reason, keeps=other.able))
+
+    def _collapse(self, point: Point, full: Sequence[Measured], drop: Drop) -> str:
+        """Notices replies that have taken the domain's form; the first finding in words."""
+        log = self.context.folder.events()
+        before = [e for e in log if isinstance(e, Answer) and e.checkpoint == BASE and e.split == "selection"]
+        found = find_collapse(
+            before, [answer for one in full for answer in one.answers], drop=drop,
+            domain=[str(item["reference"]) for probe in self.exams for item in probe.items if "reference" in item],
+            measured=[one.measurement for one in full],
+        )  # fmt: skip
+        for collapse in found:
+            self.context.log(Noticed(where=point.checkpoint, text=str(collapse)))
+        return found[0].text[0].lower() + found[0].text[1:].rstrip(".") if found else ""
+
     def _where(self, checkpoint: Checkpoint) -> Where:
         return Where(checkpoint=checkpoint.id, stage=self.stage, step=checkpoint.step, alpha=checkpoint.alpha)
 
-    def _point(self, checkpoint: Checkpoint, domain: float, drop: Drop, split: Split) -> Point:
-        context = self.context
-        keeps, reason = eligible(drop, context.tolerance)
-        path = context.folder.relative(checkpoint.path)
-        context.log(
-            Candidate(
-                stage=self.stage, step=checkpoint.step, alpha=checkpoint.alpha, checkpoint=checkpoint.id, path=path,
-                domain=domain, drop=drop.drop, lcb95=drop.lcb95, ucb95=drop.ucb95,
-                axes={name: axis.drop for name, axis in drop.axes.items()}, split=split,
-                eligible=keeps and domain > self.start.domain, reason=reason,
-            )
-        )  # fmt: skip
-        return Point(
-            checkpoint=checkpoint.id, stage=self.stage, step=checkpoint.step, alpha=checkpoint.alpha, path=path,
-            domain=domain, drop=drop, split=split,
+    def _logged(self, point: Point) -> Point:
+        assert point.drop is not None
+        keeps, reason = eligible(point.drop, self.context.tolerance, self.context.floors)
+        parts = (point.made, reason, point.collapsed)
+        told = "; ".join(part for part in parts if part)
+        self.context.log(self._candidate(point, told, keeps=keeps and point.domain > self.start.domain))
+        return point
+
+    def _candidate(self, point: Point, reason: str, *, keeps: bool) -> Candidate:
+        drop = point.drop
+        assert drop is not None
+        return Candidate(
+            stage=self.stage, step=point.step, alpha=point.alpha, checkpoint=point.checkpoint, path=point.path,
+            domain=point.domain, drop=drop.drop, lcb95=drop.lcb95, ucb95=drop.ucb95,
+            axes={name: axis.drop for name, axis in drop.axes.items()}, split=point.split, eligible=keeps,
+            reason=reason,
         )  # fmt: skip
 
 
@@ -100,35 +169,30 @@ def saved_event(context: Context, stage: str, checkpoint: Checkpoint) -> Checkpo
 
 
 def select(judge: Judge, screened: Sequence[Point], *, stopped: bool) -> Selection:
-    """Confirms candidates until the choice can no longer change, and chooses."""
-    tolerance, floor = judge.context.tolerance, judge.start.domain
-    points, confirmed, lines = list(screened), list[Point](), set[str]()
+    """Confirms candidates until no look is worth its price, and chooses.
+
+    Lines are drawn where no trained checkpoint is hopeful any more, and then form a wave of their own.
+    """
+    aim = judge.aim
+    points, drawn = list(screened), list[str]()
+    average = mean_of_last(screened, aim)
+    points += _screened(judge, [[average]] if average else [], wave=0)
+    confirmed: list[Point] = []
     while len(confirmed) < CONFIRMED_AT_MOST:
-        point = next_to_confirm(points, confirmed, tolerance=tolerance, base_domain=floor)
+        known = [*points, *confirmed]
+        point = next_to_confirm(known, aim)
         if point is not None:
             confirmed.append(judge.confirm(point))
-        source = _worth_a_line(points, confirmed, lines, tolerance, floor)
-        if source is not None:
-            lines.add(source.checkpoint)
-            assert source.drop is not None
-            # Aiming the optimistic half of the interval at the tolerance wastes looks; its middle was measured.
-            for alpha in line_alphas(max(source.drop.ucb95, tolerance), tolerance):
-                points.append(judge.on_line(source, alpha))
-        elif point is None:
+            continue
+        line = next_line(known, aim, drawn=drawn) if len(drawn) < LINES_AT_MOST else None
+        if line is None:
             break
-    return choose(confirmed, tolerance=tolerance, base_domain=floor, stopped=stopped)
+        drawn.append(line.point.checkpoint)
+        points += _screened(judge, ways_back(line, only_line=bool(kept(known, aim))), wave=len(drawn))
+    selection = choose([*points, *confirmed], aim, stopped=stopped)
+    judge.tell(selection)
+    return selection
 
 
-def _worth_a_line(
-    points: Sequence[Point], confirmed: Sequence[Point], drawn: set[str], tolerance: float, floor: float
-) -> Point | None:
-    """The best trained checkpoint that breaks the tolerance, its line not yet tried; None when one kept it."""
-    if len(drawn) >= LINES_AT_MOST or any(p.drop and eligible(p.drop, tolerance)[0] for p in confirmed):
-        return None
-    known = {p.checkpoint: p for p in (*points, *confirmed)}  # a confirmed drop replaces the screened one
-    broken = [
-        p for p in known.values()
-        if p.alpha == 1.0 and p.checkpoint not in drawn and p.domain > floor and p.drop
-        and (p.split == "selection" or p.drop.lcb95 > tolerance)
-    ]  # fmt: skip
-    return max(broken, key=lambda p: (p.domain, -p.step), default=None)
+def _screened(judge: Judge, proposals: Sequence[Sequence[Proposal]], *, wave: int) -> list[Point]:
+    return [point for ways in proposals if (point := judge.propose(ways, wave=wave))]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from temper.budget import Ledger
 from temper.data import fetch
-from temper.decide.drop import general_drop
 from temper.decide.frontier import Point, Selection, eligible
-from temper.decide.guard import diverged, guard
-from temper.events import Candidate, CheckpointSaved, Choice, Event, Noticed, Resumed, Step, Verdict
+from temper.decide.guard import Look, diverged, review
+from temper.events import Candidate, CheckpointSaved, Choice, Event, Measurement, Noticed, Resumed, Step, Verdict
 from temper.model.protocol import Checkpoint, Policy
 from temper.probes.base import Where
 from temper.recipe.resolve import ResolvedStage
@@ -25,6 +25,15 @@ from temper.run.selection import Judge, saved_event, select
 from temper.techniques.base import Live, Plan
 from temper.train import train
 
+TRAINED = re.compile(r"step-\d+")
+"""Names of checkpoint folders that training wrote."""
+GUARD_PART = 0.05
+"""Most of a stage's work that looks of the guard may take; looks at candidates count and are taken in any case."""
+LOOKS_AT_MOST = 50
+"""Of a stage, evenly spread; with more the guard's error rate was not simulated."""
+TRAINED_TOKEN = 1.8
+"""Work of a trained token in that of one that a look reads or writes: 3 by the count of operations, 1.8 measured on the
+demo, where a look at `core` took 12.2 s and a step of 665 tokens 1.6 s."""
 RESUME_SECONDS = 30.0
 """Least time between two saves of the training state: about what a kill costs."""
 RESUME_PART = 0.05
@@ -44,6 +53,14 @@ class StageRun:
     ledger: Ledger
     past: Sequence[Event]
     """Events of earlier sittings that still hold."""
+    looks: list[Look] = dataclasses.field(default_factory=list)
+    """What the guard has seen so far."""
+    points: list[Point] = dataclasses.field(default_factory=list)
+    """The candidates screened so far."""
+    trained: int = 0
+    """Tokens that the stage was trained on."""
+    look_tokens: int = 0
+    """Tokens that a look takes."""
 
     def run(self) -> Choice:
         """Trains to the end, to a stop or to the end of the budget, and chooses."""
@@ -59,13 +76,13 @@ class StageRun:
         learner, saves = self.policy.learner, self._saves()
         losses = [e.loss for e in self.past if isinstance(e, Step) and e.stage == self.stage.id]
         saved_at, pause = time.monotonic(), RESUME_SECONDS
-        for taken in train(self.plan, self._live()):
+        for taken in train(self.plan, self.live()):
             step = dataclasses.replace(taken.step, stage=self.stage.id)
             trace.write(self.context.folder.trace(self.stage.id), taken)
             self.context.log(step)
             self.ledger = self.ledger.charge(tokens=step.tokens)
             losses.append(step.loss)
-            problem = diverged(losses)
+            problem = None if self.plan.on_policy else diverged(losses)  # such a plan has its own watch
             if problem:
                 return self._diverged(step.step, problem)
             if self._watched(step):
@@ -84,6 +101,8 @@ class StageRun:
                 text = f"the budget is spent after step {step.step} of {self.plan.steps}; what was saved is judged"
                 self.context.log(Noticed(where="budget", text=text))
                 return False
+        if learner.step not in saves and learner.step > 0:  # the feed has ended before the plan
+            return self._look(points, last=True)
         return False
 
     def _watched(self, step: Step) -> bool:
@@ -91,9 +110,31 @@ class StageRun:
         said = self.plan.watch(step) if self.plan.watch else ()
         for event in said:
             self.context.log(event)
-        return any(isinstance(event, Verdict) and event.level == "stop" for event in said)
+        return any(isinstance(event, Verdict) and event.level == "stop" for event in said) or self._glanced(step)
 
-    def _live(self) -> Live:
+    def _glanced(self, step: Step) -> bool:
+        """Looks between the checkpoints as often as `GUARD_PART` allows; True to stop, with a candidate saved first."""
+        self.trained += step.tokens
+        if self.stage.guard == "off" or self.stage.choose == "last" or step.step in self._saves():
+            return False
+        last = self.looks[-1].step if self.looks else 0
+        if (step.step - last) * LOOKS_AT_MOST < self.plan.steps:
+            return False
+        if len(self.looks) >= GUARD_PART * TRAINED_TOKEN * self.trained // max(1, self.look_tokens):
+            return False
+        where = self._glance_at(step.step)
+        general = self.context.measure(self.policy, self.context.general, split="quick", where=where)
+        verdict = self._review(step.step, general)
+        if verdict.level == "stop":
+            self.points.append(self.judge.screen(self._save()))
+        self.context.log(verdict)
+        return verdict.level == "stop"
+
+    def _glance_at(self, step: int) -> Where:
+        return Where(checkpoint=f"{self.stage.id}/look-{step:06d}", stage=self.stage.id, step=step)
+
+    def live(self) -> Live:
+        """What its feed and its gate may use."""
         context = self.context
         return Live(
             policy=self.policy, start=self.start.checkpoint, open=context.open,
@@ -104,28 +145,36 @@ class StageRun:
 
     def _look(self, points: list[Point], *, last: bool) -> bool:
         """Saves a candidate, screens it and asks the guard; True to stop."""
+        return self._screen(self._save(), points, last=last)
+
+    def _save(self) -> Checkpoint:
+        """Writes what the learner holds, from where the run may continue."""
         checkpoint = self._checkpoint(self.policy.learner.step)
         self.policy.learner.save(checkpoint.path)
         for older in checkpoint.path.parent.glob("step-*"):
             if older != checkpoint.path:  # the run continues from the newest; optimiser states are twice the weights
                 shutil.rmtree(older / "trainer", ignore_errors=True)
         self.context.log(saved_event(self.context, self.stage.id, checkpoint))
-        return self._screen(checkpoint, points, last=last)
+        return checkpoint
 
     def _screen(self, checkpoint: Checkpoint, points: list[Point], *, last: bool) -> bool:
         """Measures the candidate that the learner holds and asks the guard; True to stop."""
         if self.stage.choose == "last" and not last:
             return False
-        step = checkpoint.step
-        where = Where(checkpoint=checkpoint.id, stage=self.stage.id, step=step)
+        where = Where(checkpoint=checkpoint.id, stage=self.stage.id, step=checkpoint.step)
         general = self.context.measure(self.policy, self.context.general, split="quick", where=where)
         points.append(self.judge.screen(checkpoint, general=general))
-        verdict = guard(
-            self.judge.base_quick, general, stage=self.stage.id, step=step, tolerance=self.context.tolerance,
-            progress=step / self.plan.steps, mode=self.stage.guard,
-        )  # fmt: skip
+        verdict = self._review(checkpoint.step, general)
         self.context.log(verdict)
         return verdict.level == "stop"
+
+    def _review(self, step: int, general: Sequence[Measurement]) -> Verdict:
+        """What the guard says to a look."""
+        self.looks.append(Look(step=step, measured=general))
+        return review(
+            self.judge.base_quick, self.looks, rates=[self.plan.schedule(done) for done in range(self.plan.steps)],
+            stage=self.stage.id, tolerance=self.context.tolerance, mode=self.stage.guard,
+        )  # fmt: skip
 
     def _diverged(self, step: int, problem: str) -> bool:
         self.context.log(
@@ -183,7 +232,10 @@ class StageRun:
         if begun:
             self._take_back(self.policy.learner.step)
         verdicts = {e.step: e for e in self.past if isinstance(e, Verdict) and e.stage == self.stage.id}
-        points = [p for p in self._screened() if p.step in verdicts]
+        points = self.points = self._screened(verdicts.keys())
+        steps = [e for e in self.past if isinstance(e, Step) and e.stage == self.stage.id]
+        self.look_tokens = self.context.look_tokens
+        self.trained = sum(e.tokens for e in steps if e.step <= self.policy.learner.step)
         stopped = any(e.level == "stop" for e in verdicts.values())
         step = self.policy.learner.step
         if state is not None and state.path != self._resume_folder and step not in verdicts:
@@ -204,25 +256,26 @@ class StageRun:
             self.context.log(saved_event(self.context, self.stage.id, checkpoint))
         return self._screen(checkpoint, points, last=self.ledger.spent or checkpoint.step == self.plan.steps)
 
-    def _screened(self) -> list[Point]:
-        """Candidates of the trained line that earlier sittings screened, their drops computed again from the items."""
+    def _screened(self, steps: Collection[int]) -> list[Point]:
+        """Candidates that earlier sittings screened after these steps, and what the guard saw then and between.
+
+        Both computed again from the items, which are not asked a second time.
+        """
+        candidates = {e.checkpoint for e in self.past if isinstance(e, Candidate)}
+        measured = {e.checkpoint for e in self.past if isinstance(e, Measurement)}
         points: list[Point] = []
-        for event in self.past:
-            if isinstance(event, Candidate) and (event.stage, event.split, event.alpha) == (
-                self.stage.id,
-                "quick",
-                1.0,
-            ):
-                where = Where(checkpoint=event.checkpoint, stage=self.stage.id, step=event.step)
-                general = self.context.measure(self.policy, self.context.general, split="quick", where=where)
-                drop = general_drop(self.judge.base_quick, general)
-                points.append(
-                    Point(
-                        checkpoint=event.checkpoint, stage=event.stage, step=event.step, alpha=1.0, path=event.path,
-                        domain=event.domain, drop=drop, split="quick",
-                    )
-                )  # fmt: skip
-        return list({p.step: p for p in points}.values())
+        for step in sorted(steps):
+            checkpoint, where = self._checkpoint(step), self._glance_at(step)
+            screened = checkpoint.id in candidates
+            if screened:
+                where = dataclasses.replace(where, checkpoint=checkpoint.id)
+            elif where.checkpoint not in measured:
+                continue  # a verdict on the loss or of the technique, which saw no probe
+            general = self.context.measure(self.policy, self.context.general, split="quick", where=where)
+            self.looks.append(Look(step=step, measured=general))
+            if screened:
+                points.append(self.judge.look(checkpoint, general=general))
+        return points
 
     def _newest_state(self) -> Checkpoint | None:
         """The training state with the most steps among the candidates and the rolling save."""
@@ -249,11 +302,11 @@ class StageRun:
 
 
 def tidy(run: RunFolder, choice: Choice) -> None:
-    """Removes what nobody will need of a stage: training states, and points on the line that were not chosen."""
+    """Removes what nobody will need of a stage: training states, and weights made beside the trained ones, unchosen."""
     shutil.rmtree(run.stage(choice.stage) / "resume", ignore_errors=True)
     for folder in run.stage(choice.stage).glob("checkpoints/step-*"):
         shutil.rmtree(folder / "trainer", ignore_errors=True)
-        if "-alpha-" in folder.name and run.relative(folder) != choice.path:
+        if not TRAINED.fullmatch(folder.name) and run.relative(folder) != choice.path:
             shutil.rmtree(folder)
 
 

@@ -62,6 +62,8 @@ class Plan:
     schedule: Schedule
     on_policy: bool = False
     """Whether a batch depends on the weights of its step, so that none is prepared ahead."""
+    notices: tuple[str, ...] = ()
+    """What the user should know of its mixture, each as `where: text`."""
     watch: Callable[[Step], Sequence[Event]] | None = None
     """Told every step; what it returns is logged, and a verdict to stop ends the stage."""
 

@@ -20,6 +20,7 @@ from temper.errors import DataError, MachineError, MissingExtra
 from temper.events import Role
 from temper.model.protocol import Base, Completion, Policy, Sampling, Tokens
 from temper.recipe.inputs import Replay
+from temper.techniques.foretell import foretell
 
 OWN_PROMPTS = 400
 """Prompts the base answers when the recipe does not say."""
@@ -105,10 +106,10 @@ def _own(
     play: OwnReplay, base: Base, renderer: Renderer, answer: Callable[[], Policy], progress: Progress | None
 ) -> list[Rows]:
     """What the base model wrote: shipped, cached, or written now."""
-    paths = selfplay.generate(
-        Author(sample=_sampler(answer), renderer=renderer, base=base.sha256, end=renderer.end_tokens), play,
-        asked=prompts(play.seed), progress=_told(progress),
-    )  # fmt: skip
+    author = Author(sample=_sampler(answer), renderer=renderer, base=base.sha256, end=renderer.end_tokens)
+    asked = prompts(play.seed)
+    told = foretell(play, author, asked, progress)
+    paths = selfplay.generate(author, play, asked=asked, progress=_told(progress, told))
     found: list[Rows] = []
     for kind, path in paths.items():
         if kind == "free":
@@ -149,10 +150,10 @@ def _sampler(answer: Callable[[], Policy]) -> selfplay.Sample:
     return sample
 
 
-def _told(progress: Progress | None) -> selfplay.Progress | None:
+def _told(progress: Progress | None, head: str) -> selfplay.Progress | None:
     if progress is None:
         return None
-    return lambda kind, done, of: progress(f"the base writes its own replay ({kind})", done, of)
+    return lambda kind, done, of: progress(f"{head}; {kind}", done, of)
 
 
 def _row_of(item: Mapping[str, object], origin: str) -> Row:

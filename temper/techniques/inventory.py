@@ -37,7 +37,9 @@ FITS: Mapping[Learns, tuple[str, str]] = {
 BETTER: Mapping[str, str] = {
     "task": "tasks, which have no answer to learn; use `technique: rft`, or add the answers as completions",
     "chosen/rejected": "preference pairs; use `technique: dpo`, or keep the better answer alone as a completion",
+    "prompt": "prompts without answers; use `technique: distill`, or add the answers as completions",
     "text": "plain text, which asks and answers nothing; use `technique: cpt`",
+    "documents": "documents, which ask and answer nothing; use `technique: cpt`",
     "": "prompts with answers; use `technique: sft`",
 }
 """Shape of rows -> what they are and what suits them; the last for every other one."""
@@ -213,18 +215,19 @@ def _suits(learns: Learns, shape: str) -> bool:
         case "pairs":
             return shape == "chosen/rejected"
         case "text":
-            return shape == "text"
+            return shape in ("text", "documents")
         case "tasks":
-            return shape not in ("text", "chosen/rejected")
+            return shape not in ("text", "documents", "chosen/rejected")
         case "answers":
-            return shape not in ("task", "chosen/rejected")
+            return shape not in ("task", "prompt", "chosen/rejected")
 
 
 def _job(recipe: Recipe, stage: Stage, file: Path, stream: Stream, base: Base, name: str) -> Job:
     """How a file of the stage becomes tokens; what a probe holds out of the same file is left out first."""
     return Job(
         source=stream, name=name, folder=base.folder, train_on=getattr(stage, "train_on", "all"),
-        max_length=stage.max_length, filters=(*_held_out(recipe, file), *stage.filters),
+        max_length=None if stage.learns == "text" else stage.max_length,
+        filters=(*_held_out(recipe, file), *stage.filters),
         pairs=stage.learns == "pairs",
     )  # fmt: skip
 
@@ -261,8 +264,8 @@ def _read(stored: Stored, stream: Stream, stage: Stage) -> FileRead:
         filters.notices(dropped, _count(dropped), where=stream.path.name)
         raise DataError(f"{stream.path}: empty, no rows; expected at least one for technique {stage.technique}")
     return FileRead(
-        path=stream.path, shape=stream.shape, rows=len(store), dropped=dropped, listed=store.folder / "dropped.jsonl",
-        cached=stored.cached,
+        path=stream.path, shape=stream.shape, rows=len(store) // (2 if meta.pairs else 1), dropped=dropped,
+        listed=store.folder / "dropped.jsonl", cached=stored.cached,
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ def plan_rows(stage: ResolvedStage, mixed: Mixture, *, term: Term | None = None)
         objective=objective(stage, term or Term(loss="ce")),
         steps=stage.steps,
         schedule=schedule_of(stage),
+        notices=mixed.notices(stage.steps, stage.batch_tokens),
     )
 
 

@@ -11,15 +11,15 @@ import pytest
 
 VERBS = frozenset({"init", "check", "run", "eval", "search", "report", "chat", "export"})
 
-LATER = frozenset({"search"})
+LATER: frozenset[str] = frozenset()
 """Verbs of the contract that do not exist yet."""
 
 OPTIONS: Mapping[str, frozenset[str]] = {
     "init": frozenset({"--data", "--base"}),
     "check": frozenset({"--show", "--set", "--json"}),
-    "run": frozenset({"--out", "--set"}),
+    "run": frozenset({"--out", "--set", "--force"}),
     "eval": frozenset({"--probes", "--against", "--json"}),
-    "search": frozenset({"--out", "--set", "--budget"}),
+    "search": frozenset({"--out", "--set", "--budget", "--workers", "--ray"}),
     "report": frozenset({"--with", "--step", "--json"}),
     "chat": frozenset({"--compare"}),
     "export": frozenset({"--to", "--format"}),

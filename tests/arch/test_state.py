@@ -19,10 +19,10 @@ STATEFUL: Mapping[str, str] = {}
 
 FOREIGN_BASES = {
     "Exception", "Protocol", "Generic", "Enum", "StrEnum", "IntEnum", "NamedTuple", "TypedDict", "BaseModel",
-    "Module", "Function", "Sequence",
+    "Module", "Linear", "Function", "Sequence",
 }  # fmt: skip
-"""What a class may derive from besides one class of temper: torch's Module and autograd Function, and Sequence, are
-the last three."""
+"""What a class may derive from besides one class of temper: torch's Module, Linear (peft looks for one) and autograd
+Function, and Sequence, are the last four."""
 
 BROAD_EXCEPT: Mapping[str, str] = {
     "temper/rollout/worker.py": "a reward of the user's that fails is an outcome, not a crash",

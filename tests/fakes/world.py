@@ -93,10 +93,19 @@ class World:
         return load(path)
 
     def run(
-        self, recipe: Recipe, out: str | Path = "run", *, listen: Listener | None = None, reused: bool = False
-    ) -> RunResult:
+        self, recipe: Recipe, out: str | Path = "run", *, listen: Listener | None = None, reused: bool = False,
+        forced: bool = False,
+    ) -> RunResult:  # fmt: skip
         """Runs a recipe in a folder of this world; anew, unless it may take stages over from its other runs."""
-        return run(recipe, self.folder / out, self.backend, listen=listen or _ignore, progress=_ignore, reused=reused)
+        return run(
+            recipe,
+            self.folder / out,
+            self.backend,
+            listen=listen or _ignore,
+            progress=_ignore,
+            reused=reused,
+            forced=forced,
+        )
 
 
 def stage(**fields: Any) -> Mapping[str, Any]:

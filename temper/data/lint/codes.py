@@ -44,7 +44,7 @@ TABLE: tuple[Code, ...] = (
     _error(
         "F002", "missing field",
         "without the field there is nothing to ask or nothing to learn",
-        "write the field or delete the row; map other names with `columns:`", '{"prompt": "Is it on?"}',
+        "write the field or delete the row; map other names with `columns:`", '{"completion": "Yes"}',
     ),
     _error(
         "F003", "empty text where some is learnt or asked",

@@ -138,7 +138,8 @@ def _rendered(datum: Datum, supervised: int, knowledge: Knowledge) -> Iterator[F
         yield Flag(code="R001")
         return
     streams = tuple(datum.weights.values())
-    if marks.ends and not any(weights[-1] and tokens[-1] in marks.ends for weights in streams):
+    whole = all(all(weights) for weights in streams)  # plain text: its rows may be sections that no document ends with
+    if marks.ends and not whole and not any(weights[-1] and tokens[-1] in marks.ends for weights in streams):
         learnt = (tokens[at + 1] for weights in streams for at, weight in enumerate(weights) if weight)
         if not any(token in marks.ends for token in learnt):
             yield Flag(code="R002")

@@ -24,6 +24,7 @@ def fixed(sft: rules.TechniqueTable) -> rules.TechniqueTable:
             "lr_lora": entry(),
             "batch_tokens": rules.Entry(value=512, evidence="x"),
             "batch_least_rows": rules.Entry(value=8, evidence="x"),
+            "batch_most_rows": rules.Entry(value=40, evidence="x"),
             "batch_steps_per_epoch": rules.Entry(value=16, evidence="x"),
             "length_multiple": rules.Entry(value=64, evidence="x"),
             "replay_categories": rules.Entry(value={"instruction": 45, "code": 40, "safety": 15}, evidence="x"),
@@ -112,6 +113,11 @@ def test_batch_shrinks_for_tiny_data_so_that_an_epoch_has_steps(fixed: rules.Tec
 def test_batch_holds_a_handful_of_rows_when_answers_are_long(fixed: rules.TechniqueTable) -> None:
     # 100 rows of 300 tokens: 8 rows are 2400 tokens, rounded up to 2432, though the table says 512.
     assert rules.batch_tokens(fixed, rows=100, supervised=30_000).value == 2432
+
+
+def test_batch_is_no_crowd_of_rows_when_answers_are_short(fixed: rules.TechniqueTable) -> None:
+    # 10,000 rows of 5 tokens: 40 rows are 200 tokens, rounded up to 256, though the table says 512.
+    assert rules.batch_tokens(fixed, rows=10_000, supervised=50_000).value == 256
 
 
 def test_steps_follow_from_epochs_and_the_domains_part_of_the_batch() -> None:

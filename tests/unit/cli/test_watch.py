@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from temper.cli.watch import PlainWatcher, State, picture
-from temper.events import DataUsed, Noticed, RunStarted, StageStarted, Step, Verdict
+from temper.cli.console import Work
+from temper.cli.watch import PlainWatcher, State, folded, picture
+from temper.events import DataUsed, Noticed, RolloutStep, RunStarted, StageStarted, Step, Verdict
 
 
 def step(number: int, *, loss: float = 1.0, steps: int = 100, at: float = 0.0) -> Step:
@@ -61,7 +62,14 @@ def test_text_of_the_user_is_never_read_as_markup() -> None:
     assert out.getvalue() == "note data: [T001] rows [/red] twice\n"
 
 
-def test_the_picture_holds_step_losses_and_the_last_look() -> None:
+def seen(state: State, width: int, *, now: float = 0.0) -> list[str]:
+    """The lines of the picture on a terminal of that width."""
+    out = io.StringIO()
+    Console(file=out, width=width).print(picture(state, width, now=now))
+    return [line.rstrip() for line in out.getvalue().replace("\N{NO-BREAK SPACE}", " ").splitlines()]
+
+
+def at_work() -> State:
     state = State()
     state.take(
         RunStarted(base="m", lineage={}, recipe="", settings=(), tolerance=0.01, version="0", seed=0, machine="box")
@@ -71,15 +79,59 @@ def test_the_picture_holds_step_losses_and_the_last_look() -> None:
     state.take(
         Verdict(stage="01-sft", step=20, level="warn", drop=0.012, lcb95=0.004, ucb95=0.02, axes={}, reason="drop")
     )
-    out = io.StringIO()
-    Console(file=out, width=160).print(picture(state))
-    seen = out.getvalue().replace("\N{NO-BREAK SPACE}", " ")
+    return state
+
+
+def test_the_picture_holds_step_losses_and_the_last_look() -> None:
+    bar, figures, now, guard = seen(at_work(), 160)
     # 10 steps in 10 seconds: 80 steps are 80 seconds.
-    for part in (
-        "training 01-sft",
-        "20/100",
-        "1 min 20 s left",
-        "guard at step 20: general drop 1.20 %",
-        "tolerance 1 %",
-    ):
-        assert part in seen
+    assert bar.startswith("01-sft")
+    assert bar.endswith("20/100  1 min 20 s left")
+    assert figures == "loss domain 2.000  1,000 tokens/s  lr 1.00e-03"  # (0.5 x 1 + 0.25 x 2 + 0.25 x 4) / 1
+    assert now == "now: training"
+    assert guard == "guard at step 20: general drop 1.20 %, at most 2.0 % (tolerance 1 %)"
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_picture_keeps_its_height_on_every_terminal(width: int) -> None:
+    state = at_work()
+    assert len(seen(state, width)) == 4
+    state.do("01-sft/step-000020: selection probe a-probe-with-a-long-name", 3, 12, now=0.0)
+    lines = seen(state, width)
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= width
+    assert lines[2].startswith("now: step-000020: selection")  # the bar above names the stage
+
+
+def test_rewards_stand_beside_the_loss() -> None:
+    state = at_work()
+    state.take(
+        RolloutStep(
+            step=20, groups=("t",), means=(0.5,), graded=(4,), useful=(True,), reward=0.5, length=31.6, entropy=1.0
+        )
+    )
+    assert "reward 0.500, 32 tokens a reply" in seen(state, 120)[1]
+
+
+def test_the_time_of_other_work_is_told_once_it_is_known() -> None:
+    work = Work()
+    work.tell("base: quick probe piqa", 0, 12, now=100.0)
+    assert work.line(102.0) == "base: quick probe piqa (1 of 12)"
+    work.tell("base: quick probe arc", 3, 12, now=112.0)  # the same suite under another name
+    # Three pieces took 12 seconds, nine are left.
+    assert work.line(112.0).replace("\N{NO-BREAK SPACE}", " ") == "base: quick probe arc (4 of 12, 36 s left)"
+    work.tell("tokenising rows.jsonl", 50_000, 200_000, now=115.0)  # bytes
+    assert work.line(115.0) == "tokenising rows.jsonl (25%)"
+    work.tell("reading the rows", 0, 1, now=120.0)
+    assert work.line(130.0) == "reading the rows"
+
+
+def test_long_lines_break_between_words_and_never_before_a_percent_sign() -> None:
+    text = "01-sft step 28: guard says ok, dropped by 12 % at most"
+    assert folded(text, 44) == "01-sft step 28: guard says ok, dropped by\n    12\N{NO-BREAK SPACE}% at most"
+
+
+def test_a_log_can_be_searched_for_a_percentage() -> None:
+    out = io.StringIO()
+    PlainWatcher(Console(file=out, width=200)).listen(source("tickets", "domain"))
+    assert "50 % from tickets" in out.getvalue()

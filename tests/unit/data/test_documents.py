@@ -164,3 +164,18 @@ def test_a_pdf_is_read(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert lines[0].startswith(f"{tmp_path / 'b.pdf'}:1: no text in the document; expected some; recognise the scanned")
     assert lines[1].startswith(f"{tmp_path / 'c.pdf'}:1: not a readable PDF")
+
+
+def test_a_long_document_is_a_row_per_section_and_only_the_last_one_ends_it(tmp_path: Path) -> None:
+    # Paragraphs of 1,000 characters and a blank line: 15 of them are 15,030, one more would be too many for a row.
+    paragraphs = [f"{n:03d}" + "x" * 997 + "\n\n" for n in range(40)]
+    write(tmp_path / "book.txt", "".join(paragraphs))
+    write(tmp_path / "note.txt", "short\n\n")
+    (stream,) = open_tables(tmp_path)
+    *sections, note = stream.rows()
+    assert "".join(row.text for row in sections) == "".join(paragraphs).rstrip() + "\n"
+    assert [len(row.text) for row in sections[:-1]] == [15 * 1002] * 2
+    assert [row.fields.get("continues", False) for row in sections] == [True, True, False]
+    assert [row.origin.rpartition("/")[2] for row in sections] == ["book.txt:1", "book.txt:31", "book.txt:61"]
+    assert (note.text, note.fields) == ("short\n\n", {"text": "short\n\n"})
+    assert len({row.id for row in sections}) == 3

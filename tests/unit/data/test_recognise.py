@@ -149,3 +149,36 @@ def test_lines_that_are_no_json_come_before_columns_without_a_meaning(tmp_path: 
     path = tmp_path / "a.jsonl"
     path.write_text('{"x": 1}\n{"prompt": \n', encoding="utf-8")
     assert refused(path).startswith("2: not JSON")
+
+
+def test_prompts_alone_are_a_shape_and_wait_for_an_answer(tmp_path: Path) -> None:
+    rows = [{"id": 1, "prompt": "p", "topic": "x"}, {"id": 2, "prompt": [ASK], "topic": "x"}]
+    table = read_table(jsonl(tmp_path / "a.jsonl", *rows))
+    assert table.shape == "prompt"
+    assert [(row.prompt == row.messages, row.reference) for row in table.rows] == [(True, ""), (True, "")]
+    assert len({row.id for row in table.rows}) == 1  # the same prompt, written in two ways
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"prompt": "p", "sql": "select"}, "columns: {prompt: ..., completion: ...}"),  # may be the answer
+        ({"prompt": "p", "reply": "r"}, "columns: {completion: reply}"),
+        ({"prompt": "p", "completion": None}, "no answer, the column 'completion' is missing or null"),
+    ],
+)
+def test_a_prompt_beside_what_may_be_its_answer_is_not_alone(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
+    assert said in refused(jsonl(tmp_path / "a.jsonl", fields))
+
+
+def test_an_answer_after_a_thousand_prompts_is_not_dropped_unsaid(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *[{"prompt": f"p {n}"} for n in range(1000)], PAIR)
+    assert refused(path).startswith(
+        "1001: the column 'completion' beside the prompt, the file began with prompts alone"
+    )
+
+
+def test_mapping_the_prompt_leaves_the_answers_column_in_force(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"q": "p", "completion": "c"})
+    assert read_table(path, columns={"prompt": "q"}).shape == "prompt/completion"
+    assert read_table(jsonl(tmp_path / "b.jsonl", {"q": "p"}), columns={"prompt": "q"}).shape == "prompt"

@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from temper.data.datum import Datum
 from temper.data.render import Rendered, Renderer
 from temper.data.rows import Message, Row
 from temper.errors import CheckpointError, DataError
@@ -247,6 +249,24 @@ def test_every_token_of_plain_text_is_learnt_and_so_is_its_end(load: Load) -> No
     datum = renderer.datum(row(text="The quick brown fox"), source="manual", term="lm")
     assert renderer.tokenizer.decode(list(datum.tokens)) == "<s>The quick brown fox</s>"
     assert datum.weights == {"lm": (1.0,) * (len(datum.tokens) - 1)}
+
+
+def test_a_document_ends_as_in_pre_training_and_not_with_the_end_of_a_turn(load: Load) -> None:
+    """A chat model's end-of-sequence token ends turns; text that ended with it would teach to fall silent."""
+    renderer = load("chatml")
+    assert renderer.tokenizer.eos_token == "<|im_end|>"
+    (made,) = renderer.datums([row(text="The quick brown fox")], source="manual")
+    assert isinstance(made, Datum)
+    assert renderer.tokenizer.decode(list(made.tokens)) == "The quick brown fox</s>"
+    assert renderer.document_end not in renderer.end_tokens
+
+
+def test_a_row_that_continues_has_no_end(load: Load) -> None:
+    renderer = load("llama3")
+    goes_on = replace(row(text="The quick brown fox"), fields={"text": "The quick brown fox", "continues": True})
+    (made,) = renderer.datums([goes_on], source="manual")
+    assert isinstance(made, Datum)
+    assert renderer.tokenizer.decode(list(made.tokens)) == "<s>The quick brown fox"
 
 
 def test_an_answer_that_does_not_fit_is_refused_with_its_row(load: Load) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from temper.decide.drop import general_drop
-from temper.decide.guard import Look, Mode, diverged, guard, review
+from temper.decide.guard import Look, Mode, diverged, review
 from temper.events import Measurement, Verdict
 
 AXES = ("language", "knowledge", "reasoning", "instruction")
@@ -28,7 +28,11 @@ BASE = suite(*[(1.0,) * 20] * 4)
 
 
 def look(now: list[Measurement], *, tolerance: float = 0.01, progress: float = 0.5, mode: Mode = "stop") -> Verdict:
-    return guard(BASE, now, stage="01-sft", step=40, tolerance=tolerance, progress=progress, mode=mode)
+    """The only look, at `progress` of a stage whose rate falls to nothing after a fifth of its steps."""
+    steps = round(40 / progress)
+    rates = [1.0 if done < 0.2 * steps else 0.0 for done in range(steps)]
+    looks = [Look(step=40, measured=now)]
+    return review(BASE, looks, rates=rates, stage="01-sft", tolerance=tolerance, mode=mode)
 
 
 def flat(*drops: float) -> list[Measurement]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from temper.decide.health import review
-from temper.events import Health, Measurement, RolloutStep
+from temper.decide.health import looks, review
+from temper.events import Health, Measurement, RolloutStep, Step
 
 
 def step(number: int, *, dead: float = 0.2, **figures: Any) -> RolloutStep:
@@ -25,6 +25,17 @@ def step(number: int, *, dead: float = 0.2, **figures: Any) -> RolloutStep:
 
 def history(name: str, values: Sequence[float], **fixed: Any) -> list[RolloutStep]:
     return [step(i, **{name: value}, **fixed) for i, value in enumerate(values, start=1)]
+
+
+def updates(name: str, values: Sequence[float]) -> list[Step]:
+    """Updates whose losses say this under a name."""
+    return [
+        Step(
+            stage="01-rft", step=i, lr=1e-4, tokens=1, supervised=1, loss=0.0, losses={}, grad_norm=1.0, seconds=0.0,
+            figures={name: value},
+        )
+        for i, value in enumerate(values, start=1)
+    ]  # fmt: skip
 
 
 def look(at: int, score: float, *, reward: float | None = None, items: int = 200, probe: str = "exam") -> Measurement:
@@ -46,13 +57,14 @@ def test_a_healthy_run_is_left_alone() -> None:
     steps = [
         step(
             i, reward=0.3 + 0.005 * i + (0.08 if i % 2 else -0.08), entropy=1.0 - 0.006 * i, length=100.0 + 2 * i,
-            dead=0.3 if i % 3 else 0.5, capped=0.02, clipped=0.05, ratio_drift=0.01, errors=0.005,
+            dead=0.3 if i % 3 else 0.5, capped=0.02, errors=0.005,
         )
         for i in range(1, 81)
     ]  # fmt: skip
     heldout = [look(at, 0.3 + 0.004 * at) for at in range(0, 81, 20)]
+    clipped = updates("dapo/clipped", [0.05] * 80)
     for n in range(1, 81):
-        assert review(steps[:n], [m for m in heldout if m.step <= n]) == ()
+        assert review(steps[:n], [m for m in heldout if m.step <= n], updates=clipped[:n]) == ()
 
 
 def test_reward_up_and_held_out_down_is_hacking() -> None:
@@ -163,15 +175,15 @@ def test_truncation_counts_when_it_rises() -> None:
 
 
 def test_clipping_of_a_fifth_of_the_tokens_warns() -> None:
-    assert rules(review(history("clipped", [0.5] * 4))) == {}
-    assert rules(review(history("clipped", [0.2] * 5))) == {}
-    assert rules(review(history("clipped", [0.25] * 5))) == {"clipping": "warn"}
+    assert rules(review([step(1)], updates=updates("clipped", [0.5] * 4))) == {}
+    assert rules(review([step(1)], updates=updates("clipped", [0.2] * 5))) == {}
+    assert rules(review([step(1)], updates=updates("clipped", [0.25] * 5))) == {"clipping": "warn"}
 
 
 def test_sampler_and_learner_that_drift_apart_are_told() -> None:
-    assert rules(review(history("ratio_drift", [0.05] * 9))) == {}
-    assert rules(review(history("ratio_drift", [0.01] * 5 + [0.2] * 5))) == {"ratio-drift": "warn"}
-    assert rules(review(history("ratio_drift", [0.6] * 5))) == {"ratio-drift": "stop"}
+    assert rules(review([step(1)], updates=updates("ratio_drift", [0.05] * 9))) == {}
+    assert rules(review([step(1)], updates=updates("ratio_drift", [0.01] * 5 + [0.2] * 5))) == {"ratio-drift": "warn"}
+    assert rules(review([step(1)], updates=updates("ratio_drift", [0.6] * 5))) == {"ratio-drift": "stop"}
 
 
 def test_failing_rewards_warn_at_once_and_stop_when_they_go_on() -> None:
@@ -188,11 +200,32 @@ def test_a_reward_that_was_there_and_is_gone_is_a_collapse() -> None:
     assert rules(review(history("reward", [0.05] * 10 + [0.0] * 10))) == {}
 
 
-@pytest.mark.parametrize("name", ["reward", "length", "entropy", "clipped", "ratio_drift"])
+@pytest.mark.parametrize("name", ["reward", "length", "entropy"])
 def test_a_figure_that_is_no_number_stops_at_once(name: str) -> None:
     found = review([step(1, **{name: math.nan})])
     assert rules(found)["not-finite"] == "stop"
     assert f"{name} is nan" in found[0].reason
+
+
+def test_a_figure_of_the_loss_that_is_no_number_stops_at_once() -> None:
+    found = review([step(1)], updates=updates("ratio_drift", [math.nan]))
+    assert rules(found) == {"not-finite": "stop"}
+
+
+def test_own_looks_at_held_out_tasks_are_measurements() -> None:
+    """The grader that nobody optimises is the metric, the reward of the same replies stands beside it."""
+    seen = step(10, heldout={"a": 1.0, "b": 0.5}, audit={"a": 0.0, "b": 1.0})
+    (found,) = looks([step(9), seen])
+    assert (found.step, found.ids, found.items, found.parts) == (10, ("a", "b"), (0.0, 1.0), {"reward": 0.75})
+    (alone,) = looks([replace(seen, audit={})])
+    assert (alone.items, alone.parts) == ((1.0, 0.5), {})
+
+
+def test_training_reward_up_and_held_out_reward_flat_is_hacking() -> None:
+    """Without a second grader the held-out reward is compared with that of training."""
+    held = {f"t{i}": float(i < 120) for i in range(300)}
+    steps = [step(i, reward=0.3 + 0.02 * i, heldout=held if i % 10 == 1 else {}) for i in range(1, 32)]
+    assert rules(review(steps, looks(steps))) == {"hacking": "warn"}
 
 
 def test_looks_at_other_items_are_not_compared() -> None:

@@ -66,5 +66,7 @@ def test_rows_without_a_pair_add_nothing() -> None:
 
 
 def test_the_figures_tell_how_many_pairs_are_in_order_and_by_how_much() -> None:
-    assert figures("dpo", PAIR, beta=0.1) == pytest.approx({"right": 1.0, "margin": 0.2})
+    # Chosen gained 0.5 + 1, rejected -0.5: the margin of 2 nats is 0.2 after beta.
+    shown = {"right": 1.0, "margin": 0.2, "chosen_gain": 1.5, "rejected_gain": -0.5}
+    assert figures("dpo", PAIR, beta=0.1) == pytest.approx(shown)
     assert figures("simpo", PAIR, beta=2.0) == pytest.approx({"right": 0.0, "margin": 0.0})

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from temper.data.datum import Datum
 from temper.losses import Term
+from temper.model.protocol import PASS_TOKENS as PASS_TOKENS
 from temper.model.protocol import Checkpoint, TrainSpec
 from temper.model.torch_backend import TorchBackend
 from temper.model.torch_learner import TorchLearner
@@ -146,11 +147,11 @@ def groups() -> list[Datum]:
 
 
 def many() -> list[Datum]:
-    """About 2500 tokens, three passes of the learner; every third row behind one system prompt."""
+    """About 4000 tokens, three passes of the learner; every third row behind one system prompt."""
     rng = random.Random(4)
     system = words(rng, 24)
     found: list[Datum] = []
-    for i in range(40):
+    for i in range(64):
         tokens = (system if i % 3 == 0 else []) + words(rng, rng.randrange(30, 90))
         found.append(row(tokens, some_weights(rng, len(tokens) - 1), source="ab"[i % 2]))
     return found

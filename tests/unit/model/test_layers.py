@@ -10,6 +10,7 @@ import torch
 
 from temper.model import kernels, layers, load
 from temper.model.kernels import PLAIN, AddNorm, Gate, Kernels, Norm, Rotate
+from temper.model.layout import pack
 from tests.tiny import tiny_model
 from tests.unit.model import plain
 
@@ -24,7 +25,7 @@ def test_every_architecture_keeps_its_own_logits(tmp_path: Path, kind: str) -> N
     assert layers.install(model)
     replaced = sum("forward" in m.__dict__ for m in model.modules() if "DecoderLayer" in type(m).__name__)
     assert replaced == (2 if kind in ("llama", "mistral", "qwen2", "qwen3") else 0)
-    layout = layers.attention.pack([[3, 1], tokens[0].tolist()], model.device)
+    layout = pack([[3, 1], tokens[0].tolist()], model.device)
     out = model.base_model(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
     found = out.last_hidden_state[0, 2:] @ model.get_output_embeddings().weight.T  # pyright: ignore
     torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-4)

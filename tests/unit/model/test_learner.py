@@ -16,7 +16,7 @@ from torch import Tensor
 
 from temper.data.datum import Datum
 from temper.losses import Term
-from temper.model import attention
+from temper.model.layout import alike, pack
 from temper.model.protocol import PASS_TOKENS
 from temper.model.torch_learner import TorchLearner
 from tests.unit.model import plain
@@ -139,7 +139,7 @@ def test_general_rows_are_held_to_the_start_by_the_divergence_over_the_whole_voc
 
 
 def _logits(learner: TorchLearner, datum: Datum) -> Tensor:
-    layout = attention.pack([datum.tokens[:-1]], learner.device)
+    layout = pack([datum.tokens[:-1]], learner.device)
     return learner.model(input_ids=layout.tokens, position_ids=layout.positions, layout=layout).logits[0]
 
 
@@ -237,7 +237,7 @@ def test_what_is_shared_is_computed_once() -> None:
     rng = random.Random(5)
     beginning = plain.words(rng, 20)
     rows = [[*beginning, 1, 9, 9], plain.words(rng, 7), [*beginning, 2, 8, 8, 8, 8]]
-    layout = attention.pack(rows, torch.device("cpu"), clusters=attention.alike(rows))
+    layout = pack(rows, torch.device("cpu"), clusters=alike(rows))
     assert layout.tokens.shape == (1, 35)
     for number, tokens in enumerate(rows):
         at = [layout.index(number, i) for i in range(len(tokens))]
@@ -249,7 +249,7 @@ def test_only_rows_with_sixteen_like_tokens_and_more_cluster() -> None:
     rng = random.Random(6)
     sixteen = plain.words(rng, 16)
     rows = [[*sixteen, 1], sixteen, [*sixteen[:15], 255, 1], [*sixteen, 2], plain.words(rng, 30)]
-    assert attention.alike(rows) == [[0, 3]]
+    assert alike(rows) == [[0, 3]]
 
 
 def test_training_lowers_the_loss_and_returns_the_norm_before_clipping(models: Mapping[str, Path]) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from temper.errors import CheckpointError
 from temper.model import merge
-from temper.model.protocol import Checkpoint
+from temper.model.protocol import Blend, Checkpoint
 from tests.tiny import tiny_model
 from tests.unit.model import plain
 from tests.unit.model.plain import CE, learner_of, plain_logits, plain_model, row
@@ -53,13 +53,13 @@ def test_the_ends_of_the_line_are_the_start_and_the_checkpoint(trained: Checkpoi
     start, end = start_logits(trained), logits(trained.path, trained)
     assert float((start - end).abs().max()) > 0.1
     for alpha, expected in ((0.0, start), (1.0, end)):
-        merge.blend(trained, alpha, tmp_path / str(alpha))
+        merge.derive(Blend(parts=(trained,), alpha=alpha), tmp_path / str(alpha))
         torch.testing.assert_close(logits(tmp_path / str(alpha), trained), expected, rtol=0, atol=1e-5)
         assert not (tmp_path / str(alpha) / "trainer").exists()
 
 
 def test_half_way_is_the_mean_of_the_weights(trained: Checkpoint, tmp_path: Path) -> None:
-    merge.blend(trained, 0.5, tmp_path / "half")
+    merge.derive(Blend(parts=(trained,), alpha=0.5), tmp_path / "half")
     if trained.adapter:
         # The change is alpha / rank x B A, so half of B is half of the change; A stays.
         half, whole = (load_file(f / "adapter_model.safetensors") for f in (tmp_path / "half", trained.path))
@@ -86,7 +86,7 @@ def test_a_whole_model_answers_like_its_checkpoint_and_stands_alone(trained: Che
 
 
 def test_a_point_on_the_line_made_whole_answers_like_the_point(trained: Checkpoint, tmp_path: Path) -> None:
-    merge.blend(trained, 0.3, tmp_path / "point")
+    merge.derive(Blend(parts=(trained,), alpha=0.3), tmp_path / "point")
     point = plain.saved(tmp_path / "point", trained.base, adapter=trained.adapter)
     merge.whole(point, tmp_path / "whole")
     with torch.no_grad():
@@ -110,6 +110,6 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="other: "):
         merge.whole(plain.saved(tmp_path / "adapter", other, adapter=True), tmp_path / "whole")
     with pytest.raises(CheckpointError, match="other: "):
-        merge.blend(plain.saved(tmp_path / "full", other, adapter=False), 0.5, tmp_path / "half")
+        merge.derive(Blend(parts=(plain.saved(tmp_path / "full", other, adapter=False),)), tmp_path / "half")
     assert not (tmp_path / "whole").exists()
     assert not (tmp_path / "half").exists()

@@ -9,7 +9,7 @@ from temper.data.render import Renderer
 from temper.data.rows import Message, Row, ToolCall
 from temper.errors import DataError
 from temper.probes.base import ProbeSpec, half, messages_of, prompt_tokens
-from temper.probes.domain import domain_probe, exact, field_f1, json_object, matches
+from temper.probes.domain import document_probe, domain_probe, exact, field_f1, json_object, matches
 from tests.tiny import tiny_tokenizer
 from tests.unit.probes.bigram import Table, Words
 
@@ -132,3 +132,36 @@ def test_exact_compares_greedy_replies():
     asked = sorted(items, key=lambda i: int(i["id"][1:]))[:2]
     assert [o.value for o in exact(model.policy, model.words, SPEC, asked)] == [1.0, 0.0]
     assert model.samplings[0].temperature == 0.0
+
+
+def page(number: int, size: int = 2400) -> Row:
+    text = f"Page {number}. " + "The server writes. " * (size // 19)
+    return Row(id=f"{number:016x}", messages=(), origin=f"manual/{number}.txt:1", text=text)
+
+
+def test_documents_are_asked_as_passages_of_both_halves() -> None:
+    probe = document_probe("manual", [page(n) for n in range(40)])
+    assert (probe.spec.kind, probe.spec.role, probe.spec.axis) == ("text", "domain", "domain")
+    halves = [half(item["id"]) for item in probe.items]
+    # The first passage of each page differs by its number, the others are the same text once.
+    assert halves.count("selection") + halves.count("test") == len(probe.items) <= 64
+    assert min(halves.count("selection"), halves.count("test")) >= 8
+    assert max(halves.count("selection"), halves.count("test")) <= 32
+    assert all(200 <= len(item["text"]) <= 1200 for item in probe.items)
+    assert len({item["text"] for item in probe.items}) == len(probe.items)
+
+
+def test_the_passages_asked_do_not_depend_on_the_order_of_the_documents() -> None:
+    pages = [page(n) for n in range(200)]
+    assert document_probe("m", pages).items == document_probe("m", pages[::-1]).items
+    assert len(document_probe("m", pages).items) == 64
+
+
+def test_too_little_held_out_text_is_refused_with_the_way_out() -> None:
+    with pytest.raises(DataError, match=r"^manual: \d passages of held-out text.*expected 16 or more; add documents"):
+        document_probe("manual", [page(1)])
+
+
+def test_a_conversation_has_no_passages() -> None:
+    with pytest.raises(DataError, match=r"^exam\.jsonl:1: found a conversation; expected plain text"):
+        document_probe("exam", rows("yes"))

@@ -55,7 +55,7 @@ def setting(resolved: Resolved, path: str) -> Setting:
 def test_every_value_of_a_stage_is_a_setting_with_its_reason() -> None:
     resolved = resolve(recipe(), FACTS)
     paths = {s.path.removeprefix("stages.0.") for s in resolved.settings}
-    unsaid = {"id", "replay_share", "replay_from", "warmup_steps", "keep_scale", "sampled_tokens"}
+    unsaid = {"id", "replay_share", "replay_from", "warmup_steps", "keep_scale", "sampled_tokens", "four_bit", "pilots"}
     fields = set(ResolvedSFT.__dataclass_fields__) - unsaid
     assert paths >= fields | {"replay.share", "replay.from", "warmup"}
     for found in resolved.settings:
@@ -236,3 +236,9 @@ def test_settings_show_paths_as_seen_from_the_recipe(tmp_path: Path) -> None:
     assert setting(resolved, "probes.domain.0.file").value == "data/exam.jsonl"
     assert resolved.recipe_source == text
     assert not [s for s in resolved.settings if str(tmp_path) in s.value]
+
+
+def test_a_packed_base_is_an_adapter_above_four_bits() -> None:
+    found = one({"adapter": "qlora"})
+    assert (found.adapter, found.four_bit, found.rank) == ("lora", True, 16)
+    assert one({"adapter": "lora"}).four_bit is False

@@ -31,6 +31,13 @@ def test_a_program_that_answers_is_right():
         "import os\nos._exit(0)",
         "import os\nos.kill(os.getpid(), 9)",
         "raise SystemExit",
+        # Each looks for the mark of the end where it used to stand, prints it and leaves before the tests.
+        "import os, sys\nsys.stderr.write(sys.orig_argv[-2])\nsys.stderr.flush()\nos._exit(0)",
+        "import os, sys\nsays = open('/proc/self/cmdline').read().split(chr(0))\n"
+        "sys.stderr.write(says[-3])\nsys.stderr.flush()\nos._exit(0)",
+        "import os, sys, __main__\nsys.stderr.write(str(getattr(__main__, 'mark', '')) + '\\n')\n"
+        "sys.stderr.flush()\nos._exit(0)",
+        "import os, sys\nsys.stderr.write(sys.stdin.read())\nsys.stderr.flush()\nos._exit(0)",
         "def answer():\n    return answer()",
     ],
 )

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from temper.data.datum import Datum
 from temper.data.render import Renderer
 from temper.losses import Loss, Objective, Term, TokenView
 from temper.model.fake import FakeBackend, FakeLearner
-from temper.model.protocol import Checkpoint, Sampling, TrainSpec
+from temper.model.protocol import Blend, Checkpoint, Sampling, TrainSpec
 
 if TYPE_CHECKING:
     from tests.fakes.world import World
@@ -173,7 +174,7 @@ def test_points_on_the_line_and_merged_weights_are_what_they_say(
     learner.optim_step(1e-3)
     learner.save(tmp_path / "end")
     end = Checkpoint(id="end", path=tmp_path / "end", base=base.path, adapter=spec.rank is not None)
-    backend.blend(end, 0.25, tmp_path / "quarter")
+    backend.derive(Blend(parts=(end,), alpha=0.25), tmp_path / "quarter")
     quarter = Checkpoint(id="q", path=tmp_path / "quarter", base=base.path, adapter=end.adapter)
     backend.whole(quarter, tmp_path / "whole")
     whole = Checkpoint(id="w", path=tmp_path / "whole", base=tmp_path / "whole")
@@ -183,6 +184,27 @@ def test_points_on_the_line_and_merged_weights_are_what_they_say(
         assert np.allclose(table, start + 0.25 * (expected - start), rtol=0, atol=1e-12)
     assert (tmp_path / "whole" / "tokenizer.json").is_file()
     assert not (tmp_path / "quarter" / "trainer").exists()
+
+
+@pytest.mark.parametrize("spec", [FULL, LORA])
+def test_a_mean_and_a_cut_are_what_they_say(base: Checkpoint, spec: TrainSpec, tmp_path: Path) -> None:
+    backend, learner = FakeBackend(), FakeLearner(base, spec)
+    ends: list[Checkpoint] = []
+    for number in range(2):
+        learner.forward_backward([datum((0, 2, 3), source=f"{number}")], CE)
+        learner.optim_step(1e-3)
+        learner.save(tmp_path / f"end-{number}")
+        ends.append(Checkpoint(id="e", path=tmp_path / f"end-{number}", base=base.path, adapter=spec.rank is not None))
+    backend.derive(Blend(parts=tuple(ends)), tmp_path / "mean")
+    backend.derive(Blend(parts=(ends[1],), energy=0.5), tmp_path / "cut")
+    start, first, second, mean, cut = (
+        FakeLearner(c, TrainSpec(rank=None)).table
+        for c in (base, *ends, *(replace(ends[0], path=tmp_path / name) for name in ("mean", "cut")))
+    )
+    assert np.allclose(mean, (first + second) / 2, rtol=0, atol=1e-12)
+    # Two rows have moved, so the change has two singular values; half of their squared sum is in the first.
+    assert np.linalg.matrix_rank(second - start, tol=1e-9) == 2
+    assert np.linalg.matrix_rank(cut - start, tol=1e-9) == 1
 
 
 def test_it_answers_greedily_and_streams(base: Checkpoint) -> None:

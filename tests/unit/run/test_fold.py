@@ -54,7 +54,10 @@ def test_a_run_writes_down_everything_from_start_to_end(world: World) -> None:
     assert isinstance(log[0], RunStarted) and isinstance(log[-1], RunFinished)
     kinds = [type(e) for e in log]
     assert [kinds.count(k) for k in (StageStarted, DataUsed, Step, CheckpointSaved, Verdict, Choice)] == [
-        1, 1, 12, 3, 3, 1,
+        1, 1, 12, 4, 3, 1,
+    ]  # fmt: skip
+    assert [e.checkpoint.rpartition("/")[2] for e in of(log, CheckpointSaved)] == [
+        "step-000004", "step-000008", "step-000012", "step-000012-mean-2",
     ]  # fmt: skip
     assert log[-1].tokens == sum(e.tokens for e in of(log, Step))
     assert all(b.at >= a.at > 0 for a, b in itertools.pairwise(log))
@@ -77,7 +80,8 @@ def test_the_guard_stops_a_greedy_stage_and_a_point_on_the_line_is_chosen(world:
     """After ` fox` the prose wants ` jumps`: full strength unlearns that, part of it answers the exam and does not."""
     result = world.run(world.recipe(GREEDY, exam=GREEDY_EXAM))
     log = held(result)
-    assert [e.level for e in of(log, Verdict)] == ["ok", "ok", "ok", "stop"]
+    assert [e.level for e in of(log, Verdict)] == ["ok", "ok", "warn", "stop"]
+    assert "expected at the end" in of(log, Verdict)[2].reason  # it foresees the stop before the tolerance is reached
     assert len(of(log, Step)) == 12  # of 24: every third is looked at
     assert (result.verdict, result.choice.step) == ("improved", 12)
     assert 0 < result.choice.alpha < 1
@@ -89,10 +93,42 @@ def test_the_guard_stops_a_greedy_stage_and_a_point_on_the_line_is_chosen(world:
     assert kept == {f"step-{n:06d}" for n in (3, 6, 9, 12)} | {result.choice.path.rpartition("/")[2]}
 
 
+LONG: Mapping[str, Any] = {"data": "greedy.jsonl", "steps": 60, "checkpoints": 1, "lr": 3e-4}
+"""The drop reaches the tolerance long before the only checkpoint."""
+
+
+def test_the_guard_looks_between_checkpoints_and_saves_a_candidate_where_it_stops(world: World) -> None:
+    result = world.run(world.recipe(LONG, exam="soft-exam.jsonl"))
+    log = held(result)
+    # A look reads about 300 tokens and a step trains on about 350, at 1.8 times the work: 5 % is a look in 10 steps.
+    assert [(e.step, e.level) for e in of(log, Verdict)] == [(10, "ok"), (20, "ok"), (30, "warn"), (40, "stop")]
+    assert of(log, Step)[-1].step == 40
+    assert {e.checkpoint for e in of(log, Measurement) if "/look-" in e.checkpoint} == {
+        f"01-sft/look-{step:06d}" for step in range(10, 41, 10)
+    }
+    assert of(log, CheckpointSaved)[0].checkpoint == "01-sft/step-000040"
+    assert (result.verdict, result.choice.step) == ("improved", 40)
+
+
+@pytest.mark.parametrize("fields", [{"guard": "off"}, {"choose": "last"}])
+def test_nobody_looks_between_checkpoints_where_it_could_change_nothing(world: World, fields: dict[str, str]) -> None:
+    log = held(world.run(world.recipe({**LONG, **fields}, exam="soft-exam.jsonl")))
+    assert not [e for e in of(log, Measurement) if "/look-" in e.checkpoint]
+
+
 def test_what_was_saved_before_a_stop_can_be_chosen(world: World) -> None:
+    """The mean of step 3 and step 6, which broke the tolerance, is better than step 3 and keeps it."""
     result = world.run(world.recipe({**GREEDY, "steps": 9, "checkpoints": 3, "lr": 2e-3}, exam="soft-exam.jsonl"))
-    assert [(e.step, e.level) for e in of(held(result), Verdict)] == [(3, "ok"), (6, "stop")]
-    assert (result.verdict, result.choice.step, result.choice.alpha) == ("improved", 3, 1.0)
+    log = held(result)
+    assert [(e.step, e.level) for e in of(log, Verdict)] == [(3, "ok"), (6, "stop")]
+    assert (result.verdict, result.choice.checkpoint) == ("improved", "01-sft/step-000006-mean-2")
+    assert result.choice.reason.startswith("step 6 of 01-sft (mean of the last 2) is ")
+    before, (chosen,) = (
+        [e for e in of(log, Candidate) if e.checkpoint == name and e.split == split]
+        for name, split in (("01-sft/step-000003", "quick"), (result.choice.checkpoint, "selection"))
+    )
+    assert chosen.domain > before[0].domain and chosen.ucb95 <= 0.1
+    assert (world.folder / "run" / result.choice.path / "table.npz").is_file()
 
 
 def test_the_base_is_kept_when_nothing_gets_better(world: World) -> None:

@@ -28,15 +28,16 @@ from temper.events import (
     Verdict,
 )
 from temper.model.fake import FakeBackend, FakeLearner
-from temper.model.protocol import Checkpoint, Policy, TrainSpec
+from temper.model.protocol import Blend, Checkpoint, Policy, TrainSpec
 from temper.report.summary import summarise
 from temper.run import stage as stage_module
 from temper.run.fold import RunResult
 from tests.fakes.world import Listener, World, held, of
 
 GREEDY_STAGE = {"data": "greedy.jsonl", "steps": 9, "checkpoints": 3, "lr": 2e-3}
-SECOND_STAGE = {"data": "greedy.jsonl", "steps": 4, "checkpoints": 2, "adapter": "lora"}
+SECOND_STAGE = {"data": "greedy.jsonl", "steps": 4, "checkpoints": 2, "adapter": "lora", "lr": 5e-4}
 UNEVEN_STAGE = {"data": "uneven.jsonl", "batch_tokens": 12, "lr": 4e-3, "checkpoints": 2}
+LONG_STAGE = {"data": "greedy.jsonl", "steps": 60, "checkpoints": 1, "lr": 3e-4}
 SAMPLE = 8
 
 
@@ -58,8 +59,8 @@ class Ticking(FakeBackend):
         policy.learner.save = saved  # pyright: ignore[reportAttributeAccessIssue]
         return policy
 
-    def blend(self, checkpoint: Checkpoint, alpha: float, to: Path) -> None:
-        FakeBackend.blend(self, checkpoint, alpha, to)
+    def derive(self, blend: Blend, to: Path) -> None:
+        FakeBackend.derive(self, blend, to)
         self.tick()
 
     def whole(self, checkpoint: Checkpoint, to: Path) -> None:
@@ -125,11 +126,11 @@ def weights(result: RunResult) -> bytes:
 
 @pytest.fixture(scope="module")
 def watched(shared_world: World) -> Watched:
-    """Two stages: the guard stops the first and an early checkpoint is chosen; of the second a point on the line."""
+    """Two stages, both stopped by the guard: the first hands on a mean, the second a cut beside its line."""
     result = watch(shared_world, shared_world.recipe(GREEDY_STAGE, SECOND_STAGE, exam="soft-exam.jsonl"), "watched")
     log = held(result.result)
-    assert [e.level for e in of(log, Verdict)] == ["ok", "stop", "ok", "warn"]
-    assert [(e.stage, e.step, e.alpha) for e in of(log, Choice)] == [("01-sft", 3, 1.0), ("02-sft", 4, 0.92)]
+    assert [e.level for e in of(log, Verdict)] == ["ok", "stop", "ok", "stop"]
+    assert [e.checkpoint for e in of(log, Choice)] == ["01-sft/step-000006-mean-2", "02-sft/step-000004-cut-0.58"]
     return result
 
 
@@ -244,6 +245,31 @@ def test_the_break_between_two_sittings_is_not_counted(world: World, monkeypatch
     result = world.run(recipe)
     (end,) = of(held(result), RunFinished)
     assert 0 < end.seconds <= time.monotonic() - started
+
+
+@pytest.mark.parametrize(("kind", "number"), [(Verdict, 3), (Measurement, 12), (CheckpointSaved, 1), (Candidate, 1)])
+def test_looks_between_checkpoints_are_taken_up_again(shared_world: World, kind: type[Event], number: int) -> None:
+    """Killed after a look that nothing was saved at, within one, or between the last look and its verdict."""
+    recipe = shared_world.recipe(LONG_STAGE, exam="soft-exam.jsonl")
+    whole = shared_world.run(recipe, f"looks-{kind.kind}-whole")
+    seen: list[Event] = []
+
+    def listen(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, kind) and len(of(seen, kind)) == number:
+            raise KeyboardInterrupt
+
+    out = f"looks-{kind.kind}"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage_module, "RESUME_SECONDS", 0.0)
+        shared_world.run(recipe, out, listen=listen)
+    again = shared_world.run(recipe, out)
+    assert (again.verdict, timeless(again.choice), weights(again)) == (
+        whole.verdict, timeless(whole.choice), weights(whole),
+    )  # fmt: skip
+    told = [{e.step: (e.level, e.drop, e.reason) for e in of(held(r), Verdict)} for r in (again, whole)]
+    assert told[0] == told[1]
+    assert len(told[0]) == 4
 
 
 @pytest.fixture(scope="module")

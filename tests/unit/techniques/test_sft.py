@@ -79,6 +79,11 @@ def test_shares_are_by_size_in_the_domain_and_own_answers_first_in_replay() -> N
     assert sum(found.values()) == pytest.approx(1.0)
 
 
+def test_a_source_of_weight_zero_gives_nothing_and_the_rest_of_its_category_all() -> None:
+    found = shares(inventory(), 0.4, {"code": 1.0, "own-code": 0.0})
+    assert (found["code"], found["own-code"]) == pytest.approx((0.4, 0.0))
+
+
 def test_shares_without_replay_are_the_domains() -> None:
     found = shares(inventory(), 0.0, {})
     assert found == pytest.approx({"short": 22 / 412, "long": 390 / 412})

@@ -1,0 +1,118 @@
+"""Does reading the manual help with questions about it? Three recipes over the same budget, several seeds.
+
+    python examples/cpt-postgres/make_data.py
+    python -m experiments.cpt.run [--seeds 3] [--out runs/cpt] [--only NAME]
+
+Runs `cpt`, `cpt-sft` and `sft` of examples/cpt-postgres for every seed. A run that is done is not run again, so the
+command continues after a kill. Writes results.json beside this file: of every run the change of the held-out pages in
+bits per byte, the exam before and after, and the general drop, all on the test split; and for every two recipes the
+mean difference of the exam over seeds with its range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "cpt-postgres"
+RECIPES = ("cpt", "cpt-sft", "sft")
+ENDED = (0, 4)
+"""Exit codes of a run that came to its end: a better checkpoint, or the base kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What one run found."""
+
+    recipe: str
+    seed: int
+    verdict: str
+    stage: str
+    """Of the checkpoint that was chosen."""
+    text_base: float
+    """Bits per byte of the held-out pages, before."""
+    text: float
+    exam_base: float
+    """Mean probability of the right option, before."""
+    exam: float
+    drop: float
+    """General drop, and its upper bound at 95 %."""
+    ucb95: float
+    tokens: int
+    seconds: float
+
+
+def main() -> None:
+    """Runs what is missing and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "cpt")
+    parser.add_argument("--only", choices=RECIPES)
+    arguments = parser.parse_args()
+    if not (EXAMPLE / "data" / "exam.jsonl").is_file():
+        raise SystemExit("run.py: there are no data; run: python examples/cpt-postgres/make_data.py")
+    cells: list[Cell] = []
+    for seed, recipe in itertools.product(range(arguments.seeds), RECIPES):
+        if arguments.only in (None, recipe):
+            cells.append(cell(recipe, seed, arguments.out / f"{recipe}-{seed}"))
+            write(Path(__file__).with_name("results.json"), cells)
+            print(json.dumps(asdict(cells[-1])), flush=True)
+
+
+def cell(recipe: str, seed: int, out: Path) -> Cell:
+    """One run, or what it left when it ran before."""
+    command = [sys.executable, "-m", "temper.cli", "run", str(EXAMPLE / f"{recipe}.yaml"), "--out", str(out)]
+    done = subprocess.run([*command, "--set", f"seed={seed}"], cwd=ROOT, check=False)
+    if done.returncode not in ENDED:
+        raise SystemExit(f"{out}: ended with exit code {done.returncode}; run the same command again to continue")
+    return read(recipe, seed, summary(out))
+
+
+def summary(out: Path) -> Mapping[str, Any]:
+    """What `temper report --json` says of a run."""
+    command = [sys.executable, "-m", "temper.cli", "report", str(out), "--json"]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+def read(recipe: str, seed: int, found: Mapping[str, Any]) -> Cell:
+    """The figures of one run."""
+    domain = {probe["probe"]: probe for probe in found["domain"]}
+    text, exam = domain["held-out"], domain["exam"]
+    stage = (found["chosen"] or {}).get("stage", "")
+    return Cell(
+        recipe=recipe, seed=seed, verdict=found["verdict"], stage=stage, text_base=text["base"], text=text["chosen"],
+        exam_base=exam["base"], exam=exam["chosen"], drop=found["general"]["drop"], ucb95=found["general"]["ucb95"],
+        tokens=found["cost"]["tokens"], seconds=found["cost"]["seconds"],
+    )  # fmt: skip
+
+
+def differences(cells: Sequence[Cell]) -> list[Mapping[str, Any]]:
+    """For every two recipes: how much better the first one's exam is, seed by seed."""
+    exams = {(c.recipe, c.seed): c.exam for c in cells}
+    found: list[Mapping[str, Any]] = []
+    for one, other in itertools.combinations(RECIPES, 2):
+        both = [seed for name, seed in exams if name == one and (other, seed) in exams]
+        gains = [exams[one, seed] - exams[other, seed] for seed in both]
+        if gains:
+            found.append({"of": one, "over": other, "mean": mean(gains), "low": min(gains), "high": max(gains),
+                          "seeds": len(gains)})  # fmt: skip
+    return found
+
+
+def write(path: Path, cells: Sequence[Cell]) -> None:
+    """All results so far."""
+    results = {"runs": [asdict(c) for c in cells], "exam": differences(cells)}
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

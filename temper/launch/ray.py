@@ -1,0 +1,70 @@
+"""Ray: the same jobs on the nodes of a cluster, which see the folders of this machine (a shared file system)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import socket
+from typing import TYPE_CHECKING, Any, cast
+
+from temper.errors import MachineError, MissingExtra
+from temper.launch.local import Ended, Job, run_until
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+CONNECT_SECONDS = 5.0
+
+
+class RayLauncher:
+    """Jobs as Ray tasks; the cluster decides where, `workers` at once."""
+
+    def __init__(self, address: str, workers: int = 0, *, gpus: float = 0.0) -> None:
+        """Connects.
+
+        Args:
+            address: `auto`, `local` (a cluster of this machine alone), `HOST:PORT` or `ray://HOST:PORT`.
+            workers: Jobs at once; 0 takes as many as there are nodes.
+            gpus: GPUs of a job.
+
+        Raises:
+            MachineError: nobody answers there.
+        """
+        self._ray = _connect(address)
+        self.workers = workers or max(1, len(self._ray.nodes()))
+        cores = self._ray.cluster_resources().get("CPU", 1.0)
+        task = self._ray.remote(num_cpus=max(1.0, cores // self.workers), num_gpus=gpus, max_retries=0)
+        self._task = task(run_until)
+
+    def submit(self, job: Job) -> Future[Ended]:
+        """Starts a job as soon as the cluster has room."""
+        return cast("Future[Ended]", self._task.remote(job).future())
+
+    def close(self) -> None:
+        """Leaves the cluster, which ends the tasks of this driver; a run that was ended goes on by the same command."""
+        self._ray.shutdown()
+
+
+def _connect(address: str) -> Any:
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError:
+        raise MissingExtra("ray", "ray") from None
+    expected = "expected a running cluster (`ray start --head` prints its address), or local"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise MachineError(f"--ray {address}: nobody answers ({error}); {expected}; correct the address") from None
+    elif address not in ("auto", "local"):
+        do = "write HOST:PORT, ray://HOST:PORT, auto or local"
+        raise MachineError(f"--ray {address}: found no port; {expected}; {do}")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=None)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        with contextlib.suppress(RuntimeError):
+            ray.shutdown()
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise MachineError(f"--ray {address}: {first}; {expected}; start one, or leave --ray out") from None
+    return ray

@@ -1,0 +1,283 @@
+"""Gate: tries the tasks with the start of a stage, judges whether reinforcement can work, and keeps what was sampled.
+
+`examine` is what `temper check` and `temper run` call; the same model, tasks, reward and seed give the same answer,
+which is kept in the cache, so that a run does not ask again what a check has asked. `keep` lays it into the folder of
+the stage, where the first update finds its rollouts. The judgement itself is `temper.decide.gates`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from temper import events
+from temper.data.fetch import replacing
+from temper.decide.gates import gate
+from temper.decide.rollouts import Evidence, Tried, Try
+from temper.errors import NotReady
+from temper.events import GateReport, Rollout
+from temper.rollout import record
+from temper.rollout.asking import Asker, Asking, Attempt, Group, Place, lines
+from temper.rollout.grading import Grader, Limits
+from temper.rollout.score import Score
+from temper.rollout.task import Task
+
+ROLLOUTS, REPORT, TASKS = "rollouts.jsonl", "gate.json", "tasks.jsonl"
+RULES = 1
+"""Counts the changes of this module that change what is asked; part of the key of the cache."""
+NO_ANSWER = "I do not know."
+"""The constant reply to tasks without references."""
+MEASURED = 64
+"""Tasks tried at most (methods 4: 64 prompts x 16; the tries are as many as a group of the training has)."""
+
+Metric = Callable[[Task, str], float | None]
+"""What an independent metric gives a reply, 0 to 1; None where it has nothing to say."""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What the gate asks, all settled."""
+
+    stage: str
+    tasks: tuple[Task, ...]
+    asking: Asking
+    group_size: int
+    seed: int
+    measured: int = MEASURED
+    """Tasks to try at most."""
+
+    def key(self, model: str) -> str:
+        """What the answer follows from: model, tasks, how they are asked and graded, seed."""
+        asking, reward = self.asking, self.asking.reward
+        terms = [asdict(term) for term in reward.terms] if reward is not None else []
+        parts = [
+            RULES, model, [task.id for task in self.tasks], asking.max_new_tokens, asking.temperature,
+            asking.max_turns, terms, _files(terms), self.group_size, self.seed, self.measured,
+            asking.played,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What the gate found, and what it found it with."""
+
+    report: GateReport
+    rollouts: tuple[Rollout, ...]
+    tasks: tuple[Task, ...]
+    """Those to train on: all but the ones that FILTER leaves out."""
+
+    @property
+    def opens(self) -> bool:
+        """Whether the stage may start."""
+        return self.report.verdict in ("GO", "FILTER") or self.report.forced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """What the gate left in the folder of a stage."""
+
+    groups: tuple[Group, ...] = ()
+    dropped: frozenset[str] = frozenset()
+    """Ids of tasks that FILTER leaves out."""
+
+
+def examine(
+    question: Question, asker: Asker, *, model: str, cache: Path, metric: Metric | None = None,
+    progress: Progress | None = None,
+) -> Examined:  # fmt: skip
+    """Tries a sample of the tasks with the model that a stage starts from, and judges.
+
+    Args:
+        question: What is asked.
+        asker: The model that answers; its grader is not used.
+        model: What makes two models the same, e.g. the hash of the weights.
+        cache: Folder that all runs share.
+        metric: Of the domain probe, where it can mark a reply to a task.
+        progress: Told (what, done, of) while rollouts are sampled.
+
+    Raises:
+        TemperError: the reward cannot be loaded, hangs, or an endpoint is down.
+    """
+    folder = cache / "gate" / question.key(model + ("+metric" if metric else ""))
+    by_id = {task.id: task for task in question.tasks}
+    known = _known(folder)
+    if known is None:
+        known = _measure(question, asker, metric, progress)
+        _write(folder, known[0], known[1])
+    report = replace(known[0], stage=question.stage)
+    rollouts = tuple(replace(r, stage=question.stage) for r in known[1])
+    left = _left(report, {r.task for r in rollouts})
+    return Examined(report=report, rollouts=rollouts, tasks=tuple(t for t in by_id.values() if t.id not in left))
+
+
+def keep(examined: Examined, folder: Path) -> None:
+    """Lays the gate's rollouts, its report and, after FILTER, the list of tasks into the folder of a stage."""
+    _write(folder, examined.report, examined.rollouts)
+    if examined.report.verdict == "FILTER":
+        write_tasks(examined.tasks, folder / TASKS)
+
+
+def write_tasks(tasks: Sequence[Task], to: Path) -> None:
+    """A file of tasks that a recipe may name as `data`."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(to) as file:
+        for task in tasks:
+            row = dict(task.fields) or {"messages": task["messages"], "reference": task.reference}
+            file.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
+
+
+def admit(examined: Examined, *, forced: bool = False) -> Examined:
+    """The same where the stage may start; with `forced` in any case, which the report then says.
+
+    Raises:
+        NotReady: the verdict, why, and what to do.
+    """
+    if examined.opens:
+        return examined
+    if forced:
+        return replace(examined, report=replace(examined.report, forced=True))
+    raise NotReady(refusal(examined.report))
+
+
+def refusal(report: GateReport) -> str:
+    """Why a stage may not start, and what to do."""
+    return (
+        f"stage {report.stage}: the gate says {report.verdict}: {'; '.join(report.reasons)}; {report.remedy}; or go on"
+        " against it with --force"
+    )
+
+
+def recall(folder: Path, tasks: Mapping[str, Task], asking: Asking) -> Recalled:
+    """What `keep` left in a folder; nothing where no gate was asked."""
+    known = _known(folder)
+    if known is None:
+        return Recalled()
+    report, rollouts = known
+    groups = tuple(record.groups(rollouts, tasks, asking))
+    return Recalled(groups=groups, dropped=frozenset(_left(report, {r.task for r in rollouts})))
+
+
+def reported(folder: Path) -> GateReport | None:
+    """What the gate said where `keep` laid it down."""
+    known = _known(folder)
+    return known[0] if known is not None else None
+
+
+def _measure(
+    question: Question, asker: Asker, metric: Metric | None, progress: Progress | None
+) -> tuple[GateReport, tuple[Rollout, ...]]:
+    order = np.random.default_rng([question.seed, len(question.tasks)]).permutation(len(question.tasks))
+    chosen = [question.tasks[n] for n in sorted(order[: question.measured].tolist())]
+    groups: list[Group] = []
+    reward = question.asking.reward
+    # Every error is wanted as data here: the verdict tells how many there are.
+    grader = Grader(reward, limits=Limits(errors=1.0, seconds=question.asking.seconds)) if reward is not None else None
+    try:
+        asker = replace(asker, asking=question.asking, grader=grader)
+        size = max(1, 256 // question.group_size)
+        for first in range(0, len(chosen), size):
+            if progress is not None:
+                progress(f"{question.stage}: rollouts of the gate", first, len(chosen))
+            groups += asker.groups(chosen[first : first + size], question.group_size, seed=question.seed * 1009 + first)
+        controls = _controls(groups, grader, question.asking) if grader is not None else {}
+    finally:
+        if grader is not None:
+            grader.close()
+    tried = tuple(_tried(group, controls.get(group.task.id), metric) for group in groups)
+    evidence = Evidence(tried=tried, group_size=question.group_size, total=len(question.tasks))
+    place = Place(stage=question.stage, step=0)
+    return gate(evidence, stage=question.stage), tuple(lines(groups, place))
+
+
+def _controls(groups: Sequence[Group], grader: Grader, asking: Asking) -> dict[str, Tried]:
+    """By task: the reference graded like a reply, one reply graded twice, and replies that deserve nothing."""
+    asked: list[tuple[Task, str, str]] = []
+    references = [group.task.reference for group in groups]
+    usual = Counter(r for r in references if r).most_common(1)
+    constant = usual[0][0] if usual else NO_ANSWER
+    for place, group in enumerate(groups):
+        task = group.task
+        asked += [(task, "again", group.attempts[0].reply), (task, "empty", ""), (task, "copied-prompt", task.prompt)]
+        if constant.split() != task.reference.split():  # where it is right, it deserves what it gets
+            asked.append((task, "constant", constant))
+        if task.reference:
+            asked.append((task, "gold", task.reference))
+        other = _other(references, place)
+        if other:
+            asked.append((task, "format-only", other))
+    scores = grader.grade([task for task, _, _ in asked], [reply for _, _, reply in asked])
+    graded = [(task.id, name, _graded(score, asking)) for (task, name, _), score in zip(asked, scores, strict=True)]
+    return {
+        group.task.id: _control(group, {name: found for task, name, found in graded if task == group.task.id})
+        for group in groups
+    }
+
+
+def _graded(score: Score, asking: Asking) -> Try:
+    reward = asking.scaled(score.value) if score.counts else None
+    return Try(reward=reward, outcome=score.outcome.value, parts=dict(score.parts))
+
+
+def _control(group: Group, found: Mapping[str, Try]) -> Tried:
+    first, again = group.attempts[0].reward, found["again"].reward
+    tricks = {n: t.reward for n, t in found.items() if n not in ("again", "gold") and t.reward is not None}
+    return Tried(
+        task=group.task.id, tries=(), gold=found.get("gold"), tricks=tricks,
+        repeats=(abs(first - again),) if first is not None and again is not None else (),
+    )  # fmt: skip
+
+
+def _other(references: Sequence[str], place: int) -> str:
+    """The right answer to another task: the form of an answer with the wrong content."""
+    own = references[place]
+    rest = (*references[place + 1 :], *references[:place])
+    return next((r for r in rest if r and r.split() != own.split()), "") if own else ""
+
+
+def _tried(group: Group, controls: Tried | None, metric: Metric | None) -> Tried:
+    tries = tuple(_try(group.task, attempt, metric) for attempt in group.attempts)
+    return replace(controls or Tried(task=group.task.id, tries=()), tries=tries)
+
+
+def _try(task: Task, attempt: Attempt, metric: Metric | None) -> Try:
+    score = attempt.score
+    return Try(
+        reward=attempt.reward, outcome=score.outcome.value, length=attempt.length, capped=attempt.capped,
+        parts=dict(score.parts), metric=metric(task, attempt.reply) if metric is not None else None,
+        seconds=score.seconds,
+    )  # fmt: skip
+
+
+def _left(report: GateReport, measured: set[str]) -> set[str]:
+    """Tasks that FILTER leaves out: those that were tried and are not worth it; the others are found out on the way."""
+    return measured - set(report.keep) if report.verdict == "FILTER" else set()
+
+
+def _write(folder: Path, report: GateReport, rollouts: Sequence[Rollout]) -> None:
+    """The report comes last: where it lies, everything lies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write(folder / ROLLOUTS, rollouts)
+    with replacing(folder / REPORT) as file:
+        file.write(events.encode(report).encode())
+
+
+def _known(folder: Path) -> tuple[GateReport, tuple[Rollout, ...]] | None:
+    if not (folder / REPORT).is_file():
+        return None
+    report = events.decode((folder / REPORT).read_text(encoding="utf-8"))
+    assert isinstance(report, GateReport)
+    return report, tuple(record.read(folder / ROLLOUTS, step=0).get(0, []))
+
+
+def _files(terms: Sequence[Mapping[str, Mapping[str, str]]]) -> list[str]:
+    """What stands in the user's own files that the terms name."""
+    places = [Path(str(term["leaf"]["name"]).rpartition(":")[0]) for term in terms]
+    return [hashlib.sha256(p.read_bytes()).hexdigest() for p in places if p.suffix == ".py" and p.is_file()]

@@ -1,0 +1,76 @@
+"""Keys: what makes two runs, or two stages, the same, as values that can be compared and named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import temper
+from temper.data.digests import remembered_digests
+from temper.model.protocol import Checkpoint
+from temper.probes import suites
+from temper.probes.base import ProbeSpec
+from temper.recipe.resolve import ResolvedStage
+from temper.run.prepare import Prepared
+from temper.techniques.inventory import Inventory
+
+WEIGHTS = (".safetensors", ".npz")
+"""Files that hold weights, of the real and of the fake backend."""
+
+
+def run_key(prepared: Prepared) -> dict[str, object]:
+    """What makes two runs the same: base, rows, values, probes and code."""
+    return {
+        **_judging(prepared), "data": [_rows_of(i) for i in prepared.inventories],
+        "stages": [_values_of(s) for s in prepared.resolved.stages],
+        "tokens_per_second": prepared.facts[0].tokens_per_second, "threads": prepared.tuning.threads,
+    }  # fmt: skip
+
+
+def stage_key(prepared: Prepared, index: int, start: Checkpoint) -> str:
+    """What makes two stages the same: what decides the outcome of one, the weights it starts from included."""
+    settled = {
+        **_judging(prepared), "data": _rows_of(prepared.inventories[index]),
+        "values": _values_of(prepared.resolved.stages[index]),
+    }  # fmt: skip
+    return digest([settled, weights_digest(start)])
+
+
+def _judging(prepared: Prepared) -> dict[str, object]:
+    """What all stages are judged by, and the code that does it."""
+    recipe = prepared.recipe
+    return {
+        "base": prepared.base.sha256, "tolerance": recipe.tolerance, "prefer": recipe.prefer,
+        "floors": dict(recipe.floors), "seed": recipe.seed, "version": temper.__version__,
+        "domain probes": [[p.spec.name, p.spec.kind, digest([dict(i) for i in p.items])] for p in prepared.domain],
+        "suite": [_asked(s) for s in prepared.suite],
+    }  # fmt: skip
+
+
+def _values_of(stage: ResolvedStage) -> dict[str, object]:
+    return {key: value for key, value in asdict(stage).items() if key != "data"}
+
+
+def _rows_of(inventory: Inventory) -> list[list[str]]:
+    tasks = [["tasks", digest([row.id for row in inventory.tasks])]] if inventory.tasks else []
+    return [*([rows.name, rows.fingerprint] for rows in (*inventory.domain, *inventory.general)), *tasks]
+
+
+def _asked(spec: ProbeSpec) -> Mapping[str, object]:
+    """A general probe by what it asks: of an own file the content counts, not the path."""
+    own = spec.source.endswith(".jsonl")
+    return asdict(spec) | ({"source": digest([dict(i) for i in suites.load_items(spec)])} if own else {})
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """Sha256 over the weights of a checkpoint and, of an adapter, of what it stands on."""
+    folders = dict.fromkeys((checkpoint.path, checkpoint.base))
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
+    return hashlib.sha256("".join(remembered_digests(files)).encode()).hexdigest()
+
+
+def digest(value: object) -> str:
+    """16 hexadecimal digits that name a value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

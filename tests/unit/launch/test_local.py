@@ -1,0 +1,137 @@
+"""Processes that are paused at a look, given up, fail, or end by themselves; they write the log of a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from temper import events
+from temper.events import Event, Measurement, RunStarted, Setting, StageStarted, Step, Verdict
+from temper.launch import local
+from temper.launch.local import Job, LocalLauncher, run_until
+from temper.launch.progress import Tail, done, looked, place, stage_lengths
+
+WRITE = """
+import pathlib, sys, time
+log, part = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+for line in pathlib.Path(sys.argv[3]).read_text().splitlines():
+    with log.open("a") as file:
+        file.write(line + "\\n")
+    time.sleep(part)
+sys.stderr.write("error: " + sys.argv[5] + "\\n")
+sys.exit(int(sys.argv[4]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "POLL_SECONDS", 0.02)
+
+
+def a_run(*, steps: int = 8, drop: float = 0.0) -> list[Event]:
+    """A stage that is looked at after every second step, its general score falling by `drop` a look."""
+    settings = [("technique", "sft"), ("steps", str(steps)), ("schedule", "constant")]
+    log: list[Event] = [
+        RunStarted(
+            base="b", lineage={}, recipe="", tolerance=0.01, version="", seed=0, machine="",
+            settings=tuple(Setting(path=f"stages.0.{k}", value=v, origin="rule") for k, v in settings),
+        ),
+        _measured(0, 1.0),
+        StageStarted(stage="01-sft", technique="sft", parent="base", key="", steps=steps),
+    ]  # fmt: skip
+    for step in range(1, steps + 1):
+        log.append(
+            Step(stage="01-sft", step=step, steps=steps, lr=1e-3, tokens=10, supervised=5, loss=4.0 - 0.3 * step,
+                 losses={"mine": 4.0 - 0.3 * step}, shares={"mine": 1.0}, grad_norm=1.0, seconds=0.0)
+        )  # fmt: skip
+        if step % 2 == 0:
+            log.append(_measured(step, 1.0 - drop * step))
+            log.append(
+                Verdict(stage="01-sft", step=step, level="ok", drop=0, lcb95=0, ucb95=0, axes={}, reason="")
+            )  # fmt: skip
+    return log
+
+
+def _measured(step: int, score: float) -> Measurement:
+    return Measurement(
+        stage="01-sft" if step else "", step=step, checkpoint=f"s{step}" if step else "base", probe="p",
+        axis="reasoning", role="general", method="generate", metric="", split="quick",
+        ids=tuple(str(i) for i in range(20)), items=(score,) * 20,
+    )  # fmt: skip
+
+
+def job(
+    folder: Path, log: Sequence[Event], *, until: float = 1.0, pause: float = 0.01, code: int = 0, said: str = ""
+) -> Job:
+    """A process that writes the log line by line, `pause` seconds between two."""
+    source = folder / "script.jsonl"
+    source.write_text("".join(events.encode(e) + "\n" for e in log), encoding="utf-8")
+    path = folder / "events.jsonl"
+    command = (sys.executable, "-c", WRITE, str(path), str(pause), str(source), str(code), said)
+    return Job(command=command, log=str(path), until=until)
+
+
+def test_a_process_is_paused_after_the_look_it_was_to_reach(tmp_path: Path) -> None:
+    ended = run_until(job(tmp_path, a_run(), until=0.5, pause=0.1))
+    assert ended.status == "paused"
+    log = events.read(tmp_path / "events.jsonl")
+    assert looked(log) >= 0.5
+    assert done(log) < 1.0
+
+
+def test_a_process_that_may_go_to_its_end_is_left_alone(tmp_path: Path) -> None:
+    ended = run_until(job(tmp_path, a_run()))
+    assert (ended.status, ended.code) == ("ended", 0)
+    assert done(events.read(tmp_path / "events.jsonl")) == 1.0
+    other = tmp_path / "other"
+    other.mkdir()
+    assert run_until(job(other, a_run(), code=4)).status == "ended"  # the base was kept: a result like any other
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    ended = run_until(job(tmp_path, [], code=1, said="no memory left"))
+    assert (ended.status, ended.code, ended.reason) == ("failed", 1, "ended with code 1: no memory left")
+
+
+def test_a_run_that_will_surely_break_the_tolerance_is_given_up(tmp_path: Path) -> None:
+    """A look falls by 2 % a step under a constant rate: 16 % of 1 % after 8 of 40 steps, and it grows."""
+    log = a_run(steps=40, drop=0.02)
+    hopeless = replace(job(tmp_path, log, until=0.9, pause=0.03), tolerance=0.01)
+    ended = run_until(hopeless)
+    assert ended.status == "stopped"
+    assert "is expected at the end" in ended.reason
+    assert done(events.read(tmp_path / "events.jsonl")) < 0.9
+
+
+def test_a_launcher_that_closes_pauses_what_is_at_work(tmp_path: Path) -> None:
+    launcher = LocalLauncher(workers=2)
+    future = launcher.submit(job(tmp_path, a_run(), pause=5.0))
+    while not (tmp_path / "events.jsonl").is_file():
+        pass
+    launcher.close()
+    assert future.result().status == "interrupted"
+
+
+def test_progress_is_counted_over_all_stages() -> None:
+    lengths = {"01-cpt": 30, "02-sft": 10}
+    assert place("01-cpt", 15, lengths) == 15 / 40
+    assert place("02-sft", 5, lengths) == 35 / 40
+    assert stage_lengths(a_run()) == {"01-sft": 8}
+    assert stage_lengths([]) == {}
+    assert (done([]), looked([])) == (0.0, 0.0)
+
+
+def test_a_line_that_is_still_being_written_waits(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    first, second = (events.encode(e) for e in a_run()[:2])
+    tail = Tail(path)
+    assert tail.new() == []
+    path.write_text(first + "\n" + second[:20])
+    assert len(tail.new()) == 1
+    path.write_text(first + "\n" + second + "\n")
+    assert [type(e) for e in tail.new()] == [Measurement]
+    assert len(tail.events) == 2

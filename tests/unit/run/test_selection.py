@@ -1,0 +1,161 @@
+"""How a stage judges its candidates: exams of both kinds, floors, collapsed replies, what is written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from temper.data.datum import Datum
+from temper.data.render import Renderer
+from temper.decide.frontier import Point
+from temper.events import Candidate, Measurement, Noticed
+from temper.losses import Objective, Term
+from temper.model.protocol import Checkpoint, TrainSpec
+from temper.probes import suites
+from temper.probes.base import Probe, ProbeSpec, Where
+from temper.run.context import Context, Start
+from temper.run.folder import RunFolder
+from temper.run.selection import Judge, select
+from tests.fakes.world import ASKED, GREEDY, PROSE, World, held, of
+
+STAGE = "01-sft"
+TEXTS = Probe(
+    spec=ProbeSpec(name="texts", axis="domain", kind="text", source="texts", role="domain"),
+    items=tuple({"id": f"{n}", "text": f"{text} {GREEDY}"} for n, text in enumerate(PROSE)),
+)
+"""A text exam: half of it the base knows, half it does not."""
+OBJECTIVE: Objective = (Term(loss="ce"),)
+LEARNT = f"The quick brown fox jumps over the lazy dog. {GREEDY}"
+
+
+def judge_of(world: World, **changes: Any) -> Judge:
+    """A judge of full training from the base of the world, by the text exam."""
+    base = world.backend.locate(str(world.folder / "base"))
+    renderer = Renderer.load(base.folder)
+    policy = world.backend.open(base.checkpoint, TrainSpec(rank=None, clip=1e9))
+    general = suites.prepare(policy, renderer, suites.load_suite(world.folder / "suite.toml"), cache=None)
+    context = Context(
+        folder=RunFolder(root=world.folder / "judged"), backend=world.backend, renderer=renderer, general=general,
+        domain=(TEXTS,), base_cache=world.folder / "base-cache", listen=lambda _: None, progress=lambda *_: None,
+        **{"tolerance": 0.1, **changes},
+    )  # fmt: skip
+    context.folder.root.mkdir()
+    at_base = Where(checkpoint="base")
+    return Judge(
+        context=context, stage=STAGE, start=Start(checkpoint=base.checkpoint, domain=0.0), policy=policy, adapter=False,
+        base_quick=context.measure(policy, general, split="quick", where=at_base),
+        base_full=context.measure(policy, general, split="selection", where=at_base), domain=(TEXTS,),
+        base_domain=context.measure(policy, (TEXTS,), split="selection", where=at_base),
+    )  # fmt: skip
+
+
+def train(judge: Judge, *, steps: int, every: int, lr: float = 1e-3) -> list[Point]:
+    """Trains on one text and screens a checkpoint now and then."""
+    tokens = judge.context.renderer.text(LEARNT)
+    row = Datum(tokens=tokens, weights={"ce": (1.0,) * (len(tokens) - 1)}, source="texts")
+    learner = judge.policy.learner
+    points = []
+    for step in range(1, steps + 1):
+        learner.forward_backward([row], OBJECTIVE)
+        learner.optim_step(lr)
+        if step % every == 0:
+            path = judge.context.folder.checkpoint(STAGE, step)
+            learner.save(path)
+            at = Checkpoint(id=f"{STAGE}/step-{step:06d}", path=path, base=judge.start.checkpoint.path, step=step)
+            points.append(judge.screen(at))
+    return points
+
+
+def test_a_text_exam_is_scored_by_the_bits_that_it_saves(world: World) -> None:
+    judge = judge_of(world)
+    (point,) = train(judge, steps=2, every=2)
+    log = judge.context.folder.events()
+    bits = {m.checkpoint: m.value for m in of(log, Measurement) if m.probe == "texts"}
+    assert 0 < bits[point.checkpoint] < bits["base"]
+    assert point.domain == pytest.approx(1 - bits[point.checkpoint] / bits["base"])
+    assert point.domain_drawn is not None and point.domain_drawn.value == pytest.approx(point.domain)
+    assert [c.domain for c in of(log, Candidate)] == [point.domain]
+
+
+def test_what_was_screened_before_is_computed_again_without_a_question(world: World) -> None:
+    judge = judge_of(world)
+    (point,) = train(judge, steps=2, every=2)
+    judge.policy.learner.load(judge.start.checkpoint)  # other weights than those that were asked
+    asked = [m for m in of(judge.context.folder.events(), Measurement) if m.checkpoint == point.checkpoint]
+    again = judge.look(judge.checkpoint(point))
+    assert (again.domain, again.drop, again.key) == (point.domain, point.drop, point.key)
+    new = [m for m in of(judge.context.folder.events(), Measurement) if m.checkpoint == point.checkpoint]
+    assert len(new) == 2 * len(asked) and all(m.seconds == 0.0 for m in new[len(asked) :])
+
+
+def test_the_mean_of_the_last_half_is_a_candidate_of_every_stage(world: World) -> None:
+    judge = judge_of(world, tolerance=0.9)
+    points = train(judge, steps=8, every=2)
+    selection = select(judge, points, stopped=False)
+    log = judge.context.folder.events()
+    mean = next(c for c in of(log, Candidate) if c.checkpoint == f"{STAGE}/step-000008-mean-2")
+    # The exam's bits are convex in the logits, so the mean of two tables is no worse than the worse one of them.
+    assert mean.domain >= min(p.domain for p in points[2:])
+    assert mean.reason.startswith("mean of the last 2; general drop ")
+    assert selection.verdict == "improved"
+
+
+def test_a_floor_stands_in_the_way_of_what_keeps_the_tolerance(world: World) -> None:
+    free = judge_of(world, tolerance=0.9)
+    chosen = select(free, train(free, steps=6, every=3), stopped=False)
+    assert chosen.point is not None and chosen.point.drop is not None
+    assert chosen.point.drop.axes["language"].ucb95 > 0.05
+    held_to = Judge(
+        **{name: getattr(free, name) for name in ("stage", "start", "policy", "adapter", "base_quick", "base_full")},
+        context=Context(**{**fields(free.context), "floors": {"language": 0.001}}),
+        domain=free.domain, base_domain=free.base_domain,
+    )  # fmt: skip
+    bound = select(held_to, [held_to.look(free.checkpoint(p)) for p in trained(free)], stopped=False)
+    if bound.point is not None:
+        assert bound.point.drop is not None and bound.point.drop.axes["language"].ucb95 <= 0.001 + 1e-9
+    assert any("(floor 0.1 %" in other.reason for other in bound.not_taken)
+
+
+def fields(context: Context) -> Mapping[str, Any]:
+    return {name: getattr(context, name) for name in Context.__slots__}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def trained(judge: Judge) -> list[Point]:
+    """The trained checkpoints that a judge has screened."""
+    found = [c for c in of(judge.context.folder.events(), Candidate) if c.checkpoint.count("-") == 2]
+    return [
+        Point(checkpoint=c.checkpoint, stage=STAGE, step=c.step, alpha=1.0, path=c.path, domain=c.domain, drop=None,
+              split="quick")
+        for c in found if c.split == "quick"
+    ]  # fmt: skip
+
+
+def test_replies_that_take_the_domains_form_are_noticed_and_named_in_the_reason(world: World) -> None:
+    """The general probe asks what the domain asks; its own check is one the base fails, so nothing else sees it."""
+    rows = [{"prompt": f"{q}?", "checks": [{"kind": "keyword", "word": "yes"}]} for q in ASKED]
+    (world.folder / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    probes = {"domain": ["safe-exam.jsonl"], "general": ["suite.toml", "talk.jsonl"]}
+    result = world.run(world.recipe(probes=probes))
+    log = held(result)
+    (notice,) = [e for e in of(log, Noticed) if e.where == result.choice.checkpoint]
+    assert notice.text.startswith("Format collapse: 100 % of the replies to talk ")
+    assert 'it now replies "yes no yes."' in notice.text and "where the base replied" in notice.text
+    assert result.verdict == "improved"
+    assert "; but format collapse: 100 % of the replies to talk " in result.choice.reason
+    (confirmed,) = [e for e in of(log, Candidate) if e.split == "selection"]
+    assert "format collapse" in confirmed.reason
+
+
+def test_a_confirmed_candidate_that_is_passed_over_says_why(world: World) -> None:
+    judge = judge_of(world, prefer="general", tolerance=0.9)
+    points = train(judge, steps=6, every=3)
+    selection = select(judge, points, stopped=False)
+    last = {c.checkpoint: c for c in of(judge.context.folder.events(), Candidate) if c.split == "selection"}
+    passed = [other for other in selection.not_taken if other.point.confirmed]
+    assert [other.point.step for other in passed] == [6]  # beyond the tolerance; the mean with step 3 is taken
+    for other in passed:
+        assert last[other.point.checkpoint].reason == other.reason
+        assert last[other.point.checkpoint].eligible == other.able
