@@ -30,6 +30,7 @@ from temper.events import (
     Measurement,
     Noticed,
     Resumed,
+    Reused,
     RolloutStep,
     RunFinished,
     RunStarted,
@@ -37,6 +38,7 @@ from temper.events import (
     Step,
     Verdict,
 )
+from temper.events.search import Calibrated, Pilot
 from temper.report.words import SPACE, drop_percent, duration, percent, position, score, tolerance_percent
 
 MEMORY = 0.9
@@ -159,6 +161,13 @@ def describe(event: Event) -> str:
             return f"{event.stage}: {percent(event.share)} from {event.source} ({kind}, {event.rows} rows)"
         case Resumed():
             return f"{event.stage}: continues after step {event.step}"
+        case Reused():
+            return f"{event.stage}: taken over from {event.run}, which has done the same"
+        case Pilot():
+            found = event.stopped or f"held-out loss {event.loss:.3f}, general drop {percent(event.drift)}"
+            return f"{event.stage}: pilot at {event.lr:.2g}, replay {percent(event.share)}: {found}"
+        case Calibrated():
+            return f"{event.stage}: pilots say {event.lr:.2g} and {percent(event.share)} replay; {event.reason}"
         case Measurement() if event.role == "domain":
             value = score(event.value, event.method)
             return f"{event.checkpoint}: {event.probe} {event.metric} {value} ({event.split} split)"

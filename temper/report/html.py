@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from temper.report import charts, sections, words
+from temper.report import charts, pilots, sections, words
 from temper.report import rollouts as reinforcement
 from temper.report.runlog import BASE, RunLog, sort_log
 from temper.report.summary import Summary, caution, sentence, summary_of
@@ -112,6 +112,7 @@ def render_report(
         course=_course(log),
         axes=_axes(log),
         training=_training(log),
+        pilots=pilots.section(events),
         reinforcement=reinforcement.section(events, rollouts),
         exchanges=sections.exchanges(log),
         shown_answers=SHOWN_ANSWERS,
