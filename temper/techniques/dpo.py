@@ -94,12 +94,11 @@ class DPO(Stage):
             mixed = mixture(stage, _paired(stage, inventory, opinion), seed=seed)
             return map(numbered, batches(stage, mixed, start))
 
-        def rows() -> Iterator[Datum]:
-            mixed = mixture(stage, _paired(stage, inventory, lambda _: None), seed=seed)
-            return (datum for batch in batches(stage, mixed, 0) for datum in batch)
-
+        unmeasured = mixture(stage, _paired(stage, inventory, lambda _: None), seed=seed)
         return Plan(
-            feed=feed, rows=rows, objective=_objective(stage), steps=stage.steps, schedule=schedule_of(stage)
+            feed=feed, rows=lambda: (datum for batch in batches(stage, unmeasured, 0) for datum in batch),
+            objective=_objective(stage), steps=stage.steps, schedule=schedule_of(stage),
+            notices=unmeasured.notices(stage.steps, stage.batch_tokens),
         )  # fmt: skip
 
 
