@@ -37,8 +37,8 @@ def _table(stage: str, pilots: list[Pilot]) -> Markup:
 
 
 def _cells(pilot: Pilot) -> tuple[str, ...]:
-    loss = f"{pilot.loss:.3f} ± {pilot.loss_error:.3f}" if math.isfinite(pilot.loss) else "came apart"
-    drop = f"{drop_percent(pilot.drift)} ± {percent(pilot.drift_error)}" if math.isfinite(pilot.drift) else ""
+    loss = f"{pilot.loss:.3f} \N{PLUS-MINUS SIGN} {pilot.loss_error:.3f}" if math.isfinite(pilot.loss) else "came apart"
+    drop = f"{drop_percent(pilot.drift)} \N{PLUS-MINUS SIGN} {percent(pilot.drift_error)}" if math.isfinite(pilot.drift) else ""
     return (
         f"{pilot.lr:.2g}", percent(pilot.share), f"{pilot.steps} of {pilot.of}", loss, drop, duration(pilot.seconds),
         pilot.stopped,
