@@ -12,6 +12,7 @@ from temper.events.search import Calibrated, Pilot
 from temper.report import svg
 from temper.report.words import drop_percent, duration, percent
 
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 HEADS = ("rate", "replay", "steps", "held-out loss", "general drop", "time", "")
 
 
@@ -37,8 +38,11 @@ def _table(stage: str, pilots: list[Pilot]) -> Markup:
 
 
 def _cells(pilot: Pilot) -> tuple[str, ...]:
-    loss = f"{pilot.loss:.3f} \N{PLUS-MINUS SIGN} {pilot.loss_error:.3f}" if math.isfinite(pilot.loss) else "came apart"
-    drop = f"{drop_percent(pilot.drift)} \N{PLUS-MINUS SIGN} {percent(pilot.drift_error)}" if math.isfinite(pilot.drift) else ""
+    loss, drop = "came apart", ""
+    if math.isfinite(pilot.loss):
+        loss = f"{pilot.loss:.3f} {PLUS_MINUS} {pilot.loss_error:.3f}"
+    if math.isfinite(pilot.drift):
+        drop = f"{drop_percent(pilot.drift)} {PLUS_MINUS} {percent(pilot.drift_error)}"
     return (
         f"{pilot.lr:.2g}", percent(pilot.share), f"{pilot.steps} of {pilot.of}", loss, drop, duration(pilot.seconds),
         pilot.stopped,
