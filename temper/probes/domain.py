@@ -18,6 +18,7 @@ from temper.data.split import key_of
 from temper.errors import DataError
 from temper.probes.base import Item, Outcome, Probe, ProbeSpec, digest, half_of, plain, reply_target, take
 from temper.probes.generate import Grade, graded
+from temper.probes.preference import sides
 
 if TYPE_CHECKING:
     from temper.data.render import Renderer
@@ -170,6 +171,8 @@ def _leaves(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _kind(items: Sequence[Item]) -> str:
+    if all("rejected" in i for i in items):
+        return "preference"
     if all("options" in i for i in items):
         return "reply-choice"
     parsed = [parse(i["reference"]) for i in items]
@@ -189,6 +192,8 @@ def _item(row: Row, group: str | None = None) -> Item:
     if group is not None:
         item["group"] = key_of(row, group)
     item |= {name: row.fields[name] for name in MARKING if row.fields.get(name)}
+    if row.rejected:
+        item |= sides(row)
     if row.tools:
         item["tools"] = row.tools
     if "options" in row.fields:

@@ -54,7 +54,7 @@ class DomainProbe(Frozen):
     name: str = ""
     """How the report calls it; the file's name when left out."""
     metric: Literal[
-        "auto", "exact", "json", "choice", "numeric", "regex", "rouge-l", "bleu", "chrf", "code", "loss"
+        "auto", "exact", "json", "choice", "numeric", "regex", "rouge-l", "bleu", "chrf", "code", "preference", "loss"
     ] = "auto"
     """`json` when every reference is a JSON object, `exact` otherwise, unless it is said here; `loss` for documents."""
     max_new_tokens: Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT] = None
