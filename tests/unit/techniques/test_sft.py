@@ -144,7 +144,7 @@ def test_a_run_mixes_the_catalogue_and_what_the_base_itself_says(world: World, m
     assert sum(part.values()) == pytest.approx(1.0)
     assert part["safe.jsonl"] == pytest.approx(0.6)
     base = world.backend.open(prepared.base.checkpoint, train_spec(settled, seed=0)).learner
-    steps = [taken.step for taken in train(base, prepared.plan(0))]
+    steps = [taken.step for taken in train(prepared.plan(0), live(base, world.folder))]
     total = sum(step.supervised for step in steps)
     for source, share in part.items():
         longest = max(d.supervised for r in (*found.domain, *found.general) if r.name == source for d in r.datums)
