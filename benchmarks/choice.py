@@ -19,7 +19,9 @@ from benchmarks.harness import Figure, Side, alternate, fastest, figure, values
 from benchmarks.peers import peak_mib, report
 
 ITEMS, TRIAL_ITEMS = 200, 16
-BATCHES: Sequence[Sequence[str]] = tuple(("--batch", size) for size in ("1", "8", "32"))
+VARIANTS: Sequence[Sequence[str]] = tuple(
+    ("--batch", size, "--precision", kind) for size in ("1", "8", "32") for kind in ("float32", "bfloat16")
+)
 NEAR = 0.02
 """Nats by which the mean log-likelihoods of the two sides may differ."""
 
@@ -39,7 +41,7 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure
             arguments = [which, str(folder), str(items), "--threads", str(options.threads), *more]
             return Side(python=python, module="benchmarks.choice", arguments=arguments)
 
-        batch = fastest(side("peer", options.peer_python, few), BATCHES, key="items_per_second")
+        batch = fastest(side("peer", options.peer_python, few), VARIANTS, key="items_per_second")
         ours, peer = alternate(
             name, side("ours", sys.executable, file), side("peer", options.peer_python, file, *batch),
             rounds=options.rounds, shows="items_per_second",
@@ -58,8 +60,6 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure
 
 def own(options: argparse.Namespace) -> dict[str, Any]:
     """Scores with temper."""
-    import torch
-
     from temper import __version__
     from temper.data.render import Renderer
     from temper.model.protocol import Checkpoint
@@ -67,9 +67,10 @@ def own(options: argparse.Namespace) -> dict[str, Any]:
     from temper.probes.base import score_targets, target
     from temper.probes.loss import encode_pair
 
-    torch.set_num_threads(options.threads)
+    backend = TorchBackend()
+    tuning = backend.tune(options.threads)
     folder, items = options.folder, json.loads(options.items.read_text(encoding="utf-8"))
-    policy, renderer = TorchBackend().open(Checkpoint(id="base", path=folder, base=folder)), Renderer.load(folder)
+    policy, renderer = backend.open(Checkpoint(id="base", path=folder, base=folder)), Renderer.load(folder)
 
     def score(items: Sequence[Any]) -> list[float]:
         datums = [target(*encode_pair(renderer, i["context"], option), group=number)
@@ -79,7 +80,7 @@ def own(options: argparse.Namespace) -> dict[str, Any]:
     score(items[:2])
     started = time.perf_counter()
     found = score(items)
-    return _result(found, len(items), time.perf_counter() - started, f"temper {__version__}")
+    return _result(found, len(items), time.perf_counter() - started, f"temper {__version__} ({tuning.precision})")
 
 
 def theirs(options: argparse.Namespace) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(options.threads)
     items = json.loads(options.items.read_text(encoding="utf-8"))
-    model = HFLM(pretrained=str(options.folder), device="cpu", dtype="float32", batch_size=options.batch)
+    model = HFLM(pretrained=str(options.folder), device="cpu", dtype=options.precision, batch_size=options.batch)
 
     def score(items: Sequence[Any]) -> list[float]:
         pairs = [(i["context"], option) for i in items for option in i["options"]]
@@ -103,7 +104,9 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     found = score(items)
     seconds = time.perf_counter() - started
-    return _result(found, len(items), seconds, f"lm-eval {version('lm_eval')} HFLM (batch {options.batch})")
+    return _result(
+        found, len(items), seconds, f"lm-eval {version('lm_eval')} HFLM (batch {options.batch}, {options.precision})"
+    )
 
 
 def _result(found: Sequence[float], items: int, seconds: float, tool: str) -> dict[str, Any]:
@@ -119,6 +122,7 @@ def main() -> None:
     parser.add_argument("items", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the peer")
     options = parser.parse_args()
     report({"ours": own, "peer": theirs}[options.side](options))
 

@@ -1,7 +1,7 @@
 """Generation beside transformers: greedy replies of one length to the same prompts, tokens per second.
 
 Both sides write exactly as many tokens per prompt; nothing ends earlier. The peer gets the prompts as one padded batch
-or as several, whichever is faster here. That both say the same is checked.
+or as several, in float32 or bfloat16, whichever is fastest here. That both say the same is checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from benchmarks.peers import peak_mib, report
 from benchmarks.rows import chats
 
 PROMPTS, NEW = 32, 64
-BATCHES: Sequence[Sequence[str]] = tuple(("--batch", str(size)) for size in (32, 8))
+VARIANTS: Sequence[Sequence[str]] = tuple(
+    ("--batch", str(size), "--precision", kind) for size in (32, 8) for kind in ("float32", "bfloat16")
+)
 SAME = 0.8
 """Share of the tokens on which both sides agree at least: a tie broken otherwise changes all that follows."""
 
@@ -28,7 +30,7 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure
     count = min(PROMPTS, options.rows)
     common = [str(folder), "--threads", str(options.threads), "--prompts", str(count)]
     trial = Side(python=options.peer_python, module="benchmarks.generation", arguments=["peer", *common, "--new", "8"])
-    batch = fastest(trial, BATCHES, key="tokens_per_second")
+    batch = fastest(trial, VARIANTS, key="tokens_per_second")
     ours, peer = alternate(
         name,
         Side(python=sys.executable, module="benchmarks.generation", arguments=["ours", *common]),
@@ -62,20 +64,19 @@ def prompts_of(folder: Path, count: int) -> list[list[int]]:
 
 def own(options: argparse.Namespace) -> dict[str, Any]:
     """Generates with temper."""
-    import torch
-
     from temper import __version__
     from temper.model.protocol import Checkpoint, Sampling
     from temper.model.torch_backend import TorchBackend
 
-    torch.set_num_threads(options.threads)
+    backend = TorchBackend()
+    tuning = backend.tune(options.threads)
     folder, prompts = options.folder, [tuple(p) for p in prompts_of(options.folder, options.prompts)]
-    sampler = TorchBackend().open(Checkpoint(id="base", path=folder, base=folder)).sampler
+    sampler = backend.open(Checkpoint(id="base", path=folder, base=folder)).sampler
     sampler.generate(prompts[:2], Sampling(max_new_tokens=4))
     started = time.perf_counter()
     replies = sampler.generate(prompts, Sampling(max_new_tokens=options.new))
     seconds = time.perf_counter() - started
-    return _result([list(r.tokens) for r in replies], seconds, f"temper {__version__}")
+    return _result([list(r.tokens) for r in replies], seconds, f"temper {__version__} ({tuning.precision})")
 
 
 def theirs(options: argparse.Namespace) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(options.threads)
     prompts = prompts_of(options.folder, options.prompts)
-    model: Any = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(options.folder, dtype=getattr(torch, options.precision)).eval()
     model.generation_config.eos_token_id = None
 
     def generate(batch: Sequence[Sequence[int]], new: int) -> list[list[int]]:
@@ -102,7 +103,11 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
     for at in range(0, len(prompts), options.batch):
         replies += generate(prompts[at : at + options.batch], options.new)
     seconds = time.perf_counter() - started
-    return _result(replies, seconds, f"transformers {transformers.__version__} generate (batch {options.batch})")
+    return _result(
+        replies,
+        seconds,
+        f"transformers {transformers.__version__} generate (batch {options.batch}, {options.precision})",
+    )
 
 
 def _result(replies: list[list[int]], seconds: float, tool: str) -> dict[str, Any]:
@@ -119,6 +124,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     parser.add_argument("--new", type=int, default=NEW)
     parser.add_argument("--batch", type=int, default=PROMPTS)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the peer's weights")
     options = parser.parse_args()
     report({"ours": own, "peer": theirs}[options.side](options))
 

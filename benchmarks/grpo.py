@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Figure, Side, alternate, figure, values
+from benchmarks.harness import Figure, Side, alternate, fastest, figure, values
 from benchmarks.peers import peak_mib, report, stopwatch
 from benchmarks.rows import passages
 
@@ -24,13 +24,18 @@ PROMPTS, GROUP, NEW, STEPS = 2, 8, 64, 4
 RATE = 1e-5
 
 
+PRECISIONS: Sequence[Sequence[str]] = (("--precision", "float32"), ("--precision", "bfloat16"))
+
+
 def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure]:
     """Steps per second and peak memory of both sides."""
     arguments = [str(folder), "--threads", str(options.threads)]
+    trial = Side(python=options.peer_python, module="benchmarks.grpo", arguments=["peer", *arguments, "--steps", "2"])
+    precision = fastest(trial, PRECISIONS, key="steps_per_second")
     ours, peer = alternate(
         name,
         Side(python=sys.executable, module="benchmarks.grpo", arguments=["ours", *arguments]),
-        Side(python=options.peer_python, module="benchmarks.grpo", arguments=["peer", *arguments]),
+        Side(python=options.peer_python, module="benchmarks.grpo", arguments=["peer", *arguments, *precision]),
         rounds=options.rounds, shows="steps_per_second",
     )  # fmt: skip
     tool = peer[0]["tool"]
@@ -43,7 +48,6 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure
 
 def own(options: argparse.Namespace) -> dict[str, Any]:
     """Steps with temper."""
-    import torch
     from transformers import AutoTokenizer
 
     from temper import __version__
@@ -53,9 +57,10 @@ def own(options: argparse.Namespace) -> dict[str, Any]:
     from temper.model.torch_backend import TorchBackend
     from temper.rollout.advantage import grpo
 
-    torch.set_num_threads(options.threads)
+    backend = TorchBackend()
+    tuning = backend.tune(options.threads)
     folder, tokenizer = options.folder, AutoTokenizer.from_pretrained(options.folder)
-    policy = TorchBackend().open(
+    policy = backend.open(
         Checkpoint(id="base", path=folder, base=folder), TrainSpec(rank=16, alpha=32.0)
     )  # fmt: skip
 
@@ -82,7 +87,7 @@ def own(options: argparse.Namespace) -> dict[str, Any]:
         policy.learner.forward_backward(batch, (Term(loss="grpo"),))
         policy.learner.optim_step(RATE)
         stamps.append(time.perf_counter())
-    return _result(stamps, f"temper {__version__}")
+    return _result(stamps, f"temper {__version__} ({tuning.precision})")
 
 
 def theirs(options: argparse.Namespace) -> dict[str, Any]:
@@ -111,7 +116,8 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
                 output_dir=scratch, per_device_train_batch_size=PROMPTS * GROUP, num_generations=GROUP,
                 max_completion_length=options.new, generation_kwargs={"min_new_tokens": options.new}, temperature=1.0,
                 beta=0.0, loss_type="grpo", learning_rate=RATE, lr_scheduler_type="constant", max_steps=options.steps,
-                use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False, shuffle_dataset=False,
+                use_cpu=not torch.cuda.is_available(), bf16=options.precision == "bfloat16",
+                gradient_checkpointing=False, shuffle_dataset=False,
                 logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
             ),
             train_dataset=Dataset.from_list([{"prompt": t} for t in passages(PROMPTS * options.steps)]),
@@ -124,7 +130,7 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
     lengths = [e["completions/mean_length"] for e in trainer.state.log_history if "completions/mean_length" in e]
     if set(lengths) != {float(options.new)}:
         raise SystemExit(f"benchmarks: TRL wrote {lengths} tokens per reply, not {options.new}; nothing to compare")
-    return _result(stamps, f"TRL {version('trl')} GRPOTrainer")
+    return _result(stamps, f"TRL {version('trl')} GRPOTrainer ({options.precision})")
 
 
 def _result(stamps: Sequence[float], tool: str) -> dict[str, Any]:
@@ -140,6 +146,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--new", type=int, default=NEW)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the peer")
     options = parser.parse_args()
     report({"ours": own, "peer": theirs}[options.side](options))
 

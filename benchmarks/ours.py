@@ -35,20 +35,18 @@ def datums(folder: Path, rows: Sequence[Chat]) -> list[Any]:
 
 def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Trains over the rows in order, `batch` rows per step, and times every step but the first."""
-    import torch
-
     from temper import __version__
     from temper.data.render import Renderer
     from temper.losses import Term
     from temper.model.protocol import Checkpoint, TrainSpec
     from temper.model.torch_backend import TorchBackend
 
-    torch.set_num_threads(options.threads)
     rows = chats(options.rows, system=SYSTEM if options.system else "")
     batches = datums(folder, rows)
     spec = TrainSpec(rank=16 if options.adapter == "lora" else None, alpha=32.0)
     backend = TorchBackend()
-    compile = options.compile and backend.tune(options.threads).can_compile
+    tuning = backend.tune(options.threads, options.precision)
+    compile = options.compile and tuning.can_compile
     learner = backend.open(Checkpoint(id="base", path=folder, base=folder), spec, compile=compile).learner
     losses, stamps = [], []
     for start in range(0, len(batches), options.batch):
@@ -61,13 +59,14 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_second": sum(tokens[options.batch :]) / (stamps[-1] - stamps[0]),
         "peak_mib": peak_mib(),
         "losses": losses,
-        "tool": f"temper {__version__}",
+        "tool": f"temper {__version__} ({tuning.precision})",
     }
 
 
 def main() -> None:
     """Measures once and reports."""
     parser = options_of("One SFT run with temper.")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of products; by default what is faster")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="elementwise kernels")
     options = parser.parse_args()
     report(sft(options.folder, options))

@@ -1,8 +1,9 @@
 """TRL's side of the measurements: one SFT run in this process, one JSON line on standard output.
 
-Run as `python -m benchmarks.peers FOLDER --adapter lora`. Fixed: float32, no gradient checkpointing, fused AdamW,
-attention by sdpa. Tried by `benchmarks.run`, which keeps the fastest: how a step is laid out (`--layout`) and how the
-loss is computed (`--loss`). The prompt-completion form makes TRL apply the chat template and learn the answers only.
+Run as `python -m benchmarks.peers FOLDER --adapter lora`. Fixed: float32 weights, no gradient checkpointing, fused
+AdamW, attention by sdpa. Tried by `benchmarks.run`, which keeps the fastest: how a step is laid out (`--layout`), how
+the loss is computed (`--loss`), and its mixed precision (`--precision`). The prompt-completion form makes TRL apply the
+chat template and learn the answers only.
 Imports nothing of temper, so that TRL may live in an environment of its own.
 """
 
@@ -47,7 +48,7 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 lr_scheduler_type="constant",
                 train_sampling_strategy="sequential",
                 use_cpu=not torch.cuda.is_available(),
-                bf16=False,
+                bf16=options.precision == "bfloat16",
                 gradient_checkpointing=False,
                 padding_free=options.layout == "padding-free",
                 max_length=None if options.layout == "padding-free" else 1024,
@@ -71,7 +72,7 @@ def sft(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_second": sum(tokens[options.batch :]) / (stamps[-1] - stamps[0]),
         "peak_mib": peak_mib(),
         "losses": [float(loss) for loss in losses],
-        "tool": f"TRL {version('trl')} SFTTrainer ({options.layout}, {options.loss})",
+        "tool": f"TRL {version('trl')} SFTTrainer ({options.layout}, {options.loss}, {options.precision})",
     }
 
 
@@ -136,6 +137,7 @@ def main() -> None:
     """Measures once and reports."""
     parser = options_of("One SFT run with TRL.")
     parser.add_argument("--layout", choices=("padded", "padding-free"), default="padded")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of products")
     parser.add_argument("--loss", choices=("nll", "chunked_nll"), default="nll")
     options = parser.parse_args()
     report(sft(options.folder, options))

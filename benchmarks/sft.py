@@ -21,6 +21,7 @@ SETTINGS: Mapping[str, Sequence[str]] = {
 VARIANTS: Sequence[Sequence[str]] = tuple(
     ("--layout", layout, "--loss", loss) for layout in ("padded", "padding-free") for loss in ("nll", "chunked_nll")
 )
+PRECISIONS: Sequence[Sequence[str]] = (("--precision", "float32"), ("--precision", "bfloat16"))
 TRIAL_ROWS = 16
 LOSS_MARGIN = 0.05
 """The first losses of both sides agree this closely, relatively: TRL also learns the line break after the answer."""
@@ -34,7 +35,8 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure
         python=options.peer_python, module="benchmarks.peers",
         arguments=[*common, "--rows", str(min(TRIAL_ROWS, options.rows))],
     )  # fmt: skip
-    variant = fastest(trial, VARIANTS, key="tokens_per_second")
+    layout = fastest(trial, VARIANTS, key="tokens_per_second")
+    variant = fastest(trial, [(*layout, *kind) for kind in PRECISIONS], key="tokens_per_second")
     ours, peer = alternate(
         name,
         Side(python=sys.executable, module="benchmarks.ours", arguments=[*common, *rows]),

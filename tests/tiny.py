@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 SENTENCES = (
@@ -93,6 +97,39 @@ def tiny_tokenizer(
         adds_bos: Whether the tokenizer itself puts `<s>` before a text.
         metaspace: Words carry their space as SentencePiece does, the first word of a text too (as in Llama 2).
     """
+    return place(_tokenizer_files(template, eos, adds_bos, metaspace), folder)
+
+
+def tiny_model(folder: Path, *, seed: int = 0, template: str = CHATML, kind: str = "llama", **changes: Any) -> Path:
+    """Saves a random model of 2 layers and hidden size 64 with its tokenizer, as a model folder would hold them.
+
+    Args:
+        folder: Made when missing.
+        seed: Of the weights.
+        template: As for `tiny_tokenizer`.
+        kind: transformers' name of the architecture.
+        changes: Further values of its configuration.
+    """
+    files = _tokenizer_files(template, "", False, False)
+    return place({**files, **_weight_files(seed, template, kind, json.dumps(changes, sort_keys=True))}, folder)
+
+
+def place(files: Mapping[str, bytes], folder: Path) -> Path:
+    """Writes files by their names, which may hold folders."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def contents(folder: Path) -> Mapping[str, bytes]:
+    """Every file below a folder, by its name in it."""
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@cache
+def _tokenizer_files(template: str, eos: str, adds_bos: bool, metaspace: bool) -> Mapping[str, bytes]:
+    """What a tokenizer is saved as, by name; trained once for all tests of a process."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -115,36 +152,30 @@ def tiny_tokenizer(
     )
     if template:
         tokenizer.chat_template = template
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(folder))
-    return folder
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return contents(Path(folder))
 
 
-def tiny_model(folder: Path, *, seed: int = 0, template: str = CHATML, kind: str = "llama", **changes: Any) -> Path:
-    """Saves a random model of 2 layers and hidden size 64 with its tokenizer, as a model folder would hold them.
-
-    Args:
-        folder: Made when missing.
-        seed: Of the weights.
-        template: As for `tiny_tokenizer`.
-        kind: transformers' name of the architecture.
-        changes: Further values of its configuration.
-    """
+@cache
+def _weight_files(seed: int, template: str, kind: str, changes: str) -> Mapping[str, bytes]:
+    """What a random model is saved as, by name; `changes` is JSON."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    tiny_tokenizer(folder, template)
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    with TemporaryDirectory() as folder:
+        tokenizer = AutoTokenizer.from_pretrained(str(tiny_tokenizer(Path(folder), template)))
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": None,
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "tie_word_embeddings": True,
     }  # fmt: skip
     logging.disable_progress_bar()
-    config = AutoConfig.for_model(kind, **{**sizes, **changes})
+    config = AutoConfig.for_model(kind, **{**sizes, **json.loads(changes)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.save_pretrained(str(folder))
-    return folder
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return contents(Path(folder))

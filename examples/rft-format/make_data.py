@@ -2,9 +2,9 @@
 
     python examples/rft-format/make_data.py
 
-A row has `checks`, which the reward `ifeval` reads, and `pattern`, a regular expression for all of them together that
-also wants a reply of twenty characters or more; the exam is marked by the pattern. The reference keeps every
-instruction.
+A row has `pattern`, a regular expression for all of its instructions together that also wants twenty characters or more,
+the topic, and not the question again: what the reward and the exam ask for. `checks` lists the instructions alone, for
+the audit. The reference keeps every instruction.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ FORMS = (
     ),
     Form(check={"kind": "quoted"}, pattern=r'\s*".+"\s*\Z', keep=lambda text: f'"{text}"'),
 )  # fmt: skip
-TOGETHER = ((0,), (1,), (2,), (3,), (4,), (5,), (0, 1), (1, 2), (1, 4), (1, 5))
-"""Which instructions a task gives, by their place in `FORMS`."""
+TOGETHER = ((0,), (2,), (3,), (4,), (5,), (0, 1), (1, 2), (1, 4), (1, 5))
+"""Which instructions a task gives, by their place in `FORMS`; to use no commas is no task by itself."""
 
 Row = Mapping[str, Any]
 
@@ -95,7 +95,7 @@ def _row(topic: str, forms: Sequence[Form], ask: str) -> Row:
         reference = form.keep(reference)
     return {
         "prompt": f"{ask.format(topic)} {describe(checks)}", "reference": reference, "checks": checks,
-        "pattern": r"(?s)\A(?=.{20})" + "".join(f"(?={form.pattern})" for form in forms),
+        "pattern": rf"(?s)\A(?=.{{20}})(?=.*(?i:{topic}))(?!.*short sentence)" + "".join(f"(?={form.pattern})" for form in forms),
         "kind": "+".join(str(check["kind"]) for check in checks),
     }  # fmt: skip
 

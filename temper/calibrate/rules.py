@@ -14,12 +14,12 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from temper.calibrate.rates import REFERENCE_ALPHA, normalised_rate
+
 T = TypeVar("T")
 
 REFERENCE_HIDDEN = 2000
 """Hidden size that the table's learning rates hold for."""
-REFERENCE_ALPHA = 32.0
-"""The LoRA alpha for which the table's learning rates hold."""
 REFERENCE_TECHNIQUE = "sft"
 """Whose entries hold for a technique that says nothing else."""
 
@@ -73,6 +73,31 @@ class Range(Frozen):
     evidence: str
 
 
+class Usual(Frozen):
+    """Between what a number usually lies, and what one outside does."""
+
+    low: float
+    high: float
+    below: str = ""
+    above: str = ""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Usual:
+        if self.low > self.high or not (self.below or self.above):
+            raise ValueError("a range rises, and says what lies below it or above it")
+        return self
+
+
+class Sizes(Frozen):
+    """For which sizes of model the numbers hold."""
+
+    measured: float
+    """Parameters of the largest model that anything was measured on here."""
+    large: float
+    """From so many on the entries of `[large.*]` hold."""
+    evidence: str
+
+
 class TechniqueTable(Frozen):
     """The entries of one technique: those of `[sft.*]`, overridden by its own."""
 
@@ -101,22 +126,41 @@ class TechniqueTable(Frozen):
     betas: Entry
     length_multiple: Entry
     checkpoints: Entry
+    usual: Mapping[str, Usual]
+    """By path within a stage, e.g. `replay.share`; what has none is held to its range by the recipe itself."""
     own: Mapping[str, Entry]
     """Entries that only this technique has."""
 
 
-def read_table(technique: str = REFERENCE_TECHNIQUE, path: Path | None = None) -> TechniqueTable:
+def read_table(technique: str = REFERENCE_TECHNIQUE, path: Path | None = None, *, params: float = 0) -> TechniqueTable:
     """The calibration of a technique from temper's own table, or another file.
 
     What a technique does not say is as for supervised fine-tuning, and so is everything of a technique that the table
     does not know.
+
+    Args:
+        technique: Its name in the table.
+        path: Another table.
+        params: Parameters of the model: for a large one the entries of `[large.*]` come before those they replace.
     """
-    text = (path or Path(__file__).with_name("table.toml")).read_text(encoding="utf-8")
-    written = tomllib.loads(text)
-    entries = {**written[REFERENCE_TECHNIQUE], **written.get(technique, {})}
+    written = _written(path)
+    large = written["large"] if params >= read_sizes(path).large else {}
+    names = dict.fromkeys((REFERENCE_TECHNIQUE, technique))
+    layers = [part.get(name, {}) for name in names for part in (written, large)]
+    entries = {name: entry for layer in layers for name, entry in layer.items()}
+    entries["usual"] = {name: entry for layer in layers for name, entry in layer.get("usual", {}).items()}
     own = {name: entry for name, entry in entries.items() if name not in TechniqueTable.model_fields}
     shared = {name: entry for name, entry in entries.items() if name not in own}
     return TechniqueTable.model_validate({**shared, "own": own})
+
+
+def read_sizes(path: Path | None = None) -> Sizes:
+    """For which sizes of model the table holds."""
+    return Sizes.model_validate(_written(path)["sizes"])
+
+
+def _written(path: Path | None) -> Mapping[str, Any]:
+    return tomllib.loads((path or Path(__file__).with_name("table.toml")).read_text(encoding="utf-8"))
 
 
 def pick(entry: Entry, fact: float = math.nan) -> Ruled[Any]:
@@ -129,21 +173,26 @@ def pick(entry: Entry, fact: float = math.nan) -> Ruled[Any]:
     return Ruled(value=case.value, rule=rule, evidence=entry.evidence)
 
 
-def learning_rate(table: TechniqueTable, *, adapter: str, alpha: float, steps: int, hidden: int) -> Ruled[float]:
+def learning_rate(
+    table: TechniqueTable, *, adapter: str, alpha: float, steps: int, hidden: int, rank: int = 1
+) -> Ruled[float]:
     """The rate for this adapter, run length and width of model, two digits, within the usual range.
 
-    The table's rates hold for a model of `REFERENCE_HIDDEN` and, with LoRA, for alpha 32.
+    The table's rates hold for a model of `REFERENCE_HIDDEN` and, with LoRA, for alpha 32; another alpha gets the rate
+    that moves the weights as far (`normalised_rate`), but never one above the range: A itself moves by the plain rate.
     """
     usual = lr_range(table, adapter)
     ruled = pick(table.lr_full if adapter == "full" else table.lr_lora, steps)
     value = ruled.value * (REFERENCE_HIDDEN / hidden) ** table.lr_width.value
     rule = f"{ruled.rule}; x ({REFERENCE_HIDDEN}/{hidden})^{table.lr_width.value:g} for the width"
-    if adapter == "lora" and alpha != REFERENCE_ALPHA:
-        value *= REFERENCE_ALPHA / alpha
-        rule += f"; x {REFERENCE_ALPHA:g}/{alpha:g} for alpha {alpha:g}"
     held = min(max(value, usual.low), usual.high)
     if held != value:
         rule += f"; within {usual.low:g} to {usual.high:g}"
+    if adapter == "lora" and alpha != REFERENCE_ALPHA:
+        scaled = held / normalised_rate(1.0, alpha=alpha, rank=rank)
+        held = min(scaled, usual.high)
+        rule += f"; x {REFERENCE_ALPHA:g}/{alpha:g} for alpha {alpha:g}"
+        rule += f"; at most {usual.high:g}" if held != scaled else ""
     return Ruled(value=float(f"{held:.1e}"), rule=rule, evidence=f"{ruled.evidence}; {table.lr_width.evidence}")
 
 

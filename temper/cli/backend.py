@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from temper import registry
-from temper.model.protocol import Backend, Base, Blend, Checkpoint, Policy, Shape, TrainSpec, Tuning
+from temper.model.protocol import Backend, Base, Blend, Checkpoint, Policy, Precision, Shape, TrainSpec, Tuning
 
 
 class LazyBackend:
@@ -40,9 +40,9 @@ class LazyBackend:
         """Size and kind of the model in a folder, without loading its weights."""
         return self._real.shape(folder)
 
-    def tune(self, threads: int | None = None) -> Tuning:
+    def tune(self, threads: int | None = None, precision: Precision | None = None) -> Tuning:
         """Finds out how to use this machine, and does from then on."""
-        return self._real.tune(threads)
+        return self._real.tune(threads, precision)
 
     def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""

@@ -28,7 +28,9 @@ def ask(prepared: Prepared, backend: Backend, progress: Progress) -> Examined | 
     technique, stage = prepared.recipe.stages[0], prepared.resolved.stages[0]
     if not (isinstance(technique, RFT) and isinstance(stage, ResolvedRFT)):
         return None
-    question = technique.question(stage, prepared.inventories[0], seed=prepared.recipe.seed)
+    question = technique.question(
+        stage, prepared.inventories[0], seed=prepared.recipe.seed, exams=prepared.domain
+    )  # fmt: skip
     policy = backend.open(prepared.base.checkpoint)
     asker = Asker(policy=policy, renderer=prepared.renderer, asking=question.asking, grader=None)
     return examine(question, asker, model=prepared.base.sha256, cache=fetch.cache_dir(), progress=progress)
@@ -36,9 +38,23 @@ def ask(prepared: Prepared, backend: Backend, progress: Progress) -> Examined | 
 
 def tell(report: GateReport) -> None:
     """The verdict with the figures it rests on."""
+    say()
+    console().print(table(f"Gate of {report.stage}: {report.verdict}", ("", "found"), _figures(report)))
+    for reason in report.reasons:
+        say(f"because {reason}")
+    for remark in report.remarks:
+        say(f"note {remark}", style="yellow")
+    if report.remedy:
+        say(f"do      {report.remedy}")
+
+
+def _figures(report: GateReport) -> list[list[str]]:
     from temper.report.words import percent
 
     low, high = report.useful_95
+    outcomes = ", ".join(f"{name} {percent(part)}" for name, part in report.outcomes.items() if part)
+    if not report.tries:  # nothing was graded
+        return [["tasks tried", f"{report.tasks} of {report.total}"], ["outcomes", outcomes]]
     rows = [
         ["tasks tried", f"{report.tasks} of {report.total}, {report.tries} times each"],
         ["mean reward", f"{report.reward:.3f} ({report.reward_95[0]:.3f} to {report.reward_95[1]:.3f})"],
@@ -47,21 +63,18 @@ def tell(report: GateReport) -> None:
         ["groups that teach something", f"{percent(report.useful)} ({percent(low)} to {percent(high)})"],
         ["tasks by times solved", " ".join(map(str, report.histogram))],
         ["spread of the reward", ", ".join(f"{name} {value:.3g}" for name, value in report.spread.items())],
-        ["outcomes", ", ".join(f"{name} {percent(part)}" for name, part in report.outcomes.items() if part)],
+        ["outcomes", outcomes],
         ["reached the token limit", percent(report.capped)],
     ]
     if report.gold is not None:
         rows.append(["references with full marks", percent(report.gold)])
+    if report.agreement is not None and report.agreement_95 is not None:
+        rows.append([f"agrees with {report.exam}", _between(report.agreement, report.agreement_95)])
+    if report.hollow is not None:
+        rows.append([f"rewarded, failed by {report.exam}", f"{report.hollow} replies"])
     if report.tricks:
         rows.append(["empty tricks", ", ".join(f"{name} {value:.2f}" for name, value in report.tricks.items())])
-    say()
-    console().print(table(f"Gate of {report.stage}: {report.verdict}", ("", "found"), rows))
-    for reason in report.reasons:
-        say(f"because {reason}")
-    for remark in report.remarks:
-        say(f"note {remark}", style="yellow")
-    if report.remedy:
-        say(f"do      {report.remedy}")
+    return rows
 
 
 def leave_filtered(examined: Examined, recipe: Path) -> None:

@@ -28,6 +28,8 @@ def report(
 ) -> None:
     """Renders the report again from the run's event log and says how the run went."""
     from temper.report import summarise
+    from temper.report.chain import line
+    from temper.report.runlog import sort_log
 
     events = read_run(run)
     if step:
@@ -41,6 +43,7 @@ def report(
     path = write_report(run, events, tuple(others or ()))
     if any(isinstance(e, RunStarted) for e in events):
         tell_result(events)
+        say(f"chain: {line(sort_log(events))}")
     say(f"report: {path}")
 
 

@@ -17,7 +17,7 @@ import json
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -244,22 +244,10 @@ def how_to_get(name: str, *, local: Path | None = None) -> str:
     return f"{how}. Without it the category {entry.category} {has}"
 
 
-def held_out() -> list[Item]:
-    """Every item that may be measured on and never learnt."""
-    return [item for entry in sources().values() if entry.role != "train" for item in load(entry.name)]
-
-
 def untouched(rows: Sequence[Row]) -> list[Row]:
     """The rows that no probe of the catalogue holds."""
     index = _all_probes()
     return [row for row in rows if not index.holders(row)]
-
-
-def decontaminate(rows: Sequence[Item], probes: Iterable[Item]) -> tuple[list[Item], int]:
-    """The rows that share no question and no 13 words in a row with a probe item, and how many were dropped."""
-    index = contamination.index([("probes", probes)])
-    kept = [row for row in rows if not index.holders(row)]
-    return kept, len(rows) - len(kept)
 
 
 @lru_cache(maxsize=1)

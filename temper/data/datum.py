@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,6 +54,21 @@ class Counted(Protocol):
     def supervised(self) -> np.ndarray[Any, Any]:
         """Supervised tokens per row."""
         ...
+
+
+def item(index: int | slice, count: int, one: Callable[[int], Datum]) -> Datum | list[Datum]:
+    """What a sequence of `count` rows has at an index, counted from the end if negative, or at a slice of them.
+
+    Args:
+        index: As `__getitem__` gets it.
+        count: Rows in the sequence.
+        one: Makes the row of a number from 0 to `count` - 1.
+    """
+    if isinstance(index, slice):
+        return [one(i) for i in range(*index.indices(count))]
+    if not -count <= index < count:
+        raise IndexError(f"row {index} of {count}")
+    return one(index % count)
 
 
 def lengths(datums: Sequence[Datum]) -> np.ndarray[Any, Any]:

@@ -1,4 +1,4 @@
-"""Evict: the bound of the token cache: what was not used for longest goes when a new store is written.
+"""Evict: the bound of a cache of stores: what was not used for longest goes when a new store is written.
 
 A store can always be made again from its file, so nothing is lost but the time. Stores used of late stay whatever their
 size: a run may be reading them. Imports errors.

@@ -83,12 +83,6 @@ def clusters(
     return tuple(sorted(groups))
 
 
-def similarity(one: Array, other: Array) -> float:
-    """Estimated share of common runs of two texts, from their signatures."""
-    equal = float(np.count_nonzero(one == other)) / SLOTS
-    return max(0.0, (equal - 1 / 256) / (1 - 1 / 256))  # two bytes are equal by chance once in 256
-
-
 def codes(text: str) -> Array:
     """The code points of a text."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)

@@ -26,6 +26,8 @@ MOST_SHARE = 0.2
 MOST = 64
 """Passages asked of a corpus, both halves together."""
 FEWEST = 16
+ENOUGH = 24
+"""Passages to hold out where the corpus has them: of fewer, chance may leave next to none in one of the halves."""
 BREAKS = ("\n\n", "\n", ". ", " ")
 """Where text is cut, the best place first: after a paragraph, a line, a sentence, a word."""
 
@@ -66,9 +68,11 @@ def share_to_hold(rows: Sequence[Row], *, where: str) -> float:
     while share / 2 * sum(size for _, size in sizes) > MOST and _held(sizes, share / 2) >= MOST:
         share /= 2
     while share <= MOST_SHARE:
-        if _held(sizes, share) >= FEWEST:
+        if _held(sizes, share) >= ENOUGH:
             return share
         share *= 1.25
+    if _held(sizes, MOST_SHARE) >= FEWEST:
+        return MOST_SHARE
     characters = sum(len(row.text) for row in rows)
     raise DataError(
         f"{where}: {characters:,} characters of text, of which {MOST_SHARE:.0%} give fewer than the {FEWEST} passages "

@@ -64,22 +64,6 @@ REFUSALS: Mapping[str, Sequence[str]] = {
 }
 """By file of Do-Not-Answer."""
 
-PEOPLE = (
-    "Anna",
-    "Ben",
-    "Carla",
-    "David",
-    "Emma",
-    "Farid",
-    "Grace",
-    "Hugo",
-    "Ivy",
-    "Jonas",
-    "Kate",
-    "Leo",
-    "Mia",
-    "Noah",
-)
 THINGS = (
     "apples",
     "books",
@@ -199,7 +183,7 @@ def word_problems(files: Sequence[bytes], *, half: str, limit: int) -> Items:
     while len(rows) < limit:
         operator, question, closing = chance.choice(PROBLEMS)
         a, b, c = _numbers(operator, chance)
-        words = {"p": chance.choice(PEOPLE), "t": chance.choice(THINGS), "a": a, "b": b, "c": c}
+        words = {"p": chance.choice(puzzles.NAMES), "t": chance.choice(THINGS), "a": a, "b": b, "c": c}
         row = _row(question.format(**words), f"{a} {operator} {b} = {c}. {closing.format(**words)}")
         rows[row["id"]] = row
     return list(rows.values())

@@ -112,7 +112,7 @@ def read(shape: Shape, record: Record, mapping: Mapping[str, str], origin: str) 
         content = shape.build(fields)
     except ValueError:
         other = _other(shape, fields)
-        if other is None:
+        if other is None or set(shape.columns) <= renamed(record.fields, mapping).keys():  # all there, one is empty
             raise
         found = f"this row is {other.name} ({', '.join(other.columns)}), the file began as {shape.name}"
         raise ValueError(f"{found}; expected one shape per file; put the rows of each shape into a file") from None

@@ -32,7 +32,7 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 
-from temper.data.datum import Datum
+from temper.data.datum import Datum, item
 from temper.errors import MachineError
 
 VERSION = 1
@@ -138,12 +138,7 @@ class TokenStore(Sequence[Datum]):
     @overload
     def __getitem__(self, index: slice) -> list[Datum]: ...
     def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        index %= len(self)
-        return self._datum(index if self._chosen is None else int(self._chosen[index]))
+        return item(index, len(self), self._datum)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened, (self.folder, self._path, self.source, self.term, self._chosen)
@@ -185,11 +180,6 @@ class TokenStore(Sequence[Datum]):
         return int(self.lengths.sum())
 
     @property
-    def supervised_total(self) -> int:
-        """Supervised tokens of all rows."""
-        return int(self.supervised.sum())
-
-    @property
     def longest(self) -> int:
         """Tokens of the longest row; 0 if there is none."""
         return int(self.lengths.max(initial=0))
@@ -214,7 +204,8 @@ class TokenStore(Sequence[Datum]):
     def _column(self, column: Array) -> Array:
         return np.asarray(column) if self._chosen is None else np.asarray(column)[self._chosen]
 
-    def _datum(self, row: int) -> Datum:
+    def _datum(self, index: int) -> Datum:
+        row = index if self._chosen is None else int(self._chosen[index])
         columns = self._columns
         first, stop = columns["offsets"][row : row + 2].tolist()
         weights = [0.0] * (stop - first - 1)

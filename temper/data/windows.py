@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from temper.data.datum import Datum, lengths, supervised_lengths
+from temper.data.datum import Datum, item, lengths, supervised_lengths
 from temper.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -64,9 +64,9 @@ class Windows(Sequence[Datum]):
     @overload
     def __getitem__(self, index: slice) -> list[Datum]: ...
     def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+        return item(index, len(self), self._window)
+
+    def _window(self, index: int) -> Datum:
         document = self._documents[int(self._owner[index])]
         if self._counts[self._owner[index]] == 1:
             return document

@@ -40,7 +40,9 @@ class Figures:
     noise: float | None
     agreement: Agreement | None
     hollow: tuple[str, ...] | None
-    """The task of every reply with a high reward that fails the probe; None where nothing was probed."""
+    """The task of every reply with a high reward that fails the probe; None where none can fail."""
+    probed: int
+    """Graded replies that the probe has marked."""
     tricks: Mapping[str, float]
     latency: float
     """Seconds, 95th percentile."""
@@ -87,7 +89,8 @@ def measure(evidence: Evidence, *, high: float, failed: float) -> Figures:
         gold_fails=wrong,
         noise=noise_share(evidence.tried),
         agreement=agreement(evidence),
-        hollow=tuple(_hollow(graded, high, failed)) if known else None,
+        hollow=tuple(_hollow(graded, high, failed)) if known and not evidence.degrees else None,
+        probed=len(known),
         tricks={n: mean([t.tricks[n] for t in evidence.tried if n in t.tricks]) for n in tricks},
         latency=seconds[math.ceil(0.95 * len(seconds)) - 1] if seconds else 0.0,
     )  # fmt: skip

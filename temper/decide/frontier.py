@@ -207,16 +207,6 @@ def choose(points: Sequence[Point], aim: Aim, *, stopped: bool = False) -> Selec
     )
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """Points that no other beats on both domain score and general drop, from the smallest drop to the largest."""
-    front: list[Point] = []
-    measured = [p for p in points if p.drop is not None]
-    for point in sorted(measured, key=lambda p: (_drop(p), -p.domain)):
-        if not front or point.domain > front[-1].domain:
-            front.append(point)
-    return front
-
-
 def worse(point: Point, best: Point, *, confidence: float = 0.95) -> bool:
     """Whether a domain score is below another for sure, both resampled on the same items."""
     if point.domain >= best.domain:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from temper.decide.figures import Figures, mean, measure, parts
 from temper.decide.rollouts import ERRORED, SAME, UNPARSABLE, Evidence
-from temper.decide.trainable import FEW_PAIRS, Share, useful_by_task
+from temper.decide.trainable import FEW_PAIRS, Agreement, Share, useful_by_task
 from temper.events import GateReport, GateVerdict
 from temper.stats.drop import percent
 
@@ -126,7 +126,9 @@ def gate(evidence: Evidence, *, stage: str = "", limits: Limits = LIMITS) -> Gat
         length=f.length,
         gold=f.gold,
         noise=f.noise,
+        exam=evidence.exam,
         agreement=f.agreement.value if f.agreement else None,
+        agreement_95=f.agreement.bounds if f.agreement else None,
         hollow=None if f.hollow is None else len(f.hollow),
         tricks=f.tricks,
         latency=f.latency,
@@ -157,7 +159,8 @@ def _rule(evidence: Evidence, f: Figures, limits: Limits) -> _Ruling:
     if few_useful:
         return _Ruling(verdict="SFT FIRST", reasons=(_why_few(evidence, f, limits),))
     if f.gold_fails:
-        reason = f"{_named(f.gold_fails)}: the reference answer does not get full marks; these tasks are left out"
+        named = _named(evidence, f.gold_fails)
+        reason = f"{named}: the reference answer does not get full marks; these tasks are left out"
         return _Ruling(verdict="FILTER", reasons=(reason,), keep=_without(evidence, f.gold_fails))
     return _Ruling(verdict="GO", reasons=(f"{_useful(evidence, f)}; predicted gain {percent(f.gain)}",))
 
@@ -165,27 +168,30 @@ def _rule(evidence: Evidence, f: Figures, limits: Limits) -> _Ruling:
 def _broken(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
     """Why the reward cannot be trusted."""
     if not evidence.graded:
-        yield "no rollout was graded"
+        yield f"no rollout was graded: {evidence.failure}".removesuffix(": ")
         return
     if f.outcomes[ERRORED] > limits.errors:
-        yield f"the reward failed on {percent(f.outcomes[ERRORED])} of the rollouts (at most {percent(limits.errors)})"
+        found = (
+            f"the reward failed on {percent(f.outcomes[ERRORED])} of the rollouts (at most {percent(limits.errors)})"
+        )
+        yield f"{found}: {evidence.failure}".removesuffix(": ")
     rewards = [r for t in evidence.graded for r in t.rewards]
     low, high = min(rewards), max(rewards)
     if low < -SAME or high > 1.0 + SAME:
         yield f"rewards from {low:g} to {high:g} of what it declares to give, which is 0 to 1 here"
     if f.gold_fails and len(f.gold_fails) > limits.gold_fails * sum(t.gold is not None for t in evidence.tried):
-        yield f"reference answers without full marks: {_named(f.gold_fails)}"
+        yield f"reference answers without full marks: {_named(evidence, f.gold_fails)}"
     yield from _tricked(f, limits)
     if high - low <= SAME and (reason := _constant(evidence, f, high)):
         yield reason
     if f.noise is not None and f.noise > limits.noise:
         yield f"the same reply is graded differently: {percent(f.noise)} of the variance within tasks is chance"
     if f.hollow:
-        yield f"a high reward where the domain probe says failed: {_named(f.hollow)}"
+        yield f"a high reward where {_exam(evidence)} says failed: {_named(evidence, f.hollow)}"
     if f.agreement and f.agreement.pairs >= FEW_PAIRS and f.agreement.value < limits.agreement:
         yield (
-            f"of two replies the reward prefers the one that the domain probe prefers in"
-            f" {percent(f.agreement.value)} of {f.agreement.pairs} pairs (at least {percent(limits.agreement)})"
+            f"of two replies the reward prefers the one that {_exam(evidence)} prefers in"
+            f" {_range(f.agreement)} of {f.agreement.pairs} pairs (at least {percent(limits.agreement)})"
         )
 
 
@@ -217,7 +223,7 @@ def _constant(evidence: Evidence, f: Figures, value: float) -> str:
 def _missing(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
     """What the model cannot do at all, however q looks."""
     if f.capped > limits.endless:
-        yield f"{percent(f.capped)} of the replies never end: they reach the token limit"
+        yield _cut(evidence, f)
     for name, deviation in f.spread.items():
         golds = [t.gold.parts[name] for t in evidence.tried if t.gold and name in t.gold.parts]
         values = [v for t in evidence.tried for v in parts(t, name)]
@@ -253,6 +259,8 @@ def _why_few(evidence: Evidence, f: Figures, limits: Limits) -> str:
 
 
 def _remarks(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
+    if not evidence.graded:
+        return  # there are no figures to remark on
     if f.useful.low < limits.useful <= f.useful.high:
         yield (
             f"not settled: the interval of q, {_range(f.useful)}, holds the limit of {percent(limits.useful)};"
@@ -265,18 +273,28 @@ def _remarks(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
         yield f"dead components, the same in all rollouts of a task: {', '.join(dead)}"
     if f.outcomes[UNPARSABLE] > limits.unparsable:
         yield f"{percent(f.outcomes[UNPARSABLE])} of the replies do not have the form that the reward reads"
-    if limits.capped < f.capped <= limits.endless:
-        yield f"{percent(f.capped)} of the replies reach the token limit; raise max_new_tokens"
+    if f.capped > limits.capped:
+        cure = "raise max_turns, or have the environment say done" if evidence.played else "raise max_new_tokens"
+        yield f"{_cut(evidence, f)}; {cure}"
     if f.latency > limits.latency:
         yield f"grading takes {f.latency:.1f} s per reply (95th percentile)"
     if f.gold is None:
         yield "no reference answer was graded: whether full marks can be reached is unknown"
-    if f.hollow is None:
-        yield "no reply was graded by the domain probe: whether the reward rewards the same is unknown"
-    elif f.agreement is None:
-        yield "the domain probe tells no two of these replies apart, so it says nothing about the reward"
+    yield from _unsure_of_the_exam(evidence, f, limits)
     if f.tries < limits.few_tries:
         yield f"{f.tries} tries per task hardly tell mixed tasks from hopeless ones; {limits.few_tries} or more do"
+
+
+def _unsure_of_the_exam(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
+    if not f.probed:
+        yield "no reply was graded by the domain probe: whether the reward rewards the same is unknown"
+    elif f.agreement is None:
+        yield f"{_exam(evidence)} tells no two of these replies apart, so it says nothing about the reward"
+    elif f.agreement.low < limits.agreement <= f.agreement.high:
+        yield (
+            f"not settled: the interval of the agreement with {_exam(evidence)}, {_range(f.agreement)}, holds the limit"
+            f" of {percent(limits.agreement)}"
+        )
 
 
 def _remedy(ruling: _Ruling, evidence: Evidence, f: Figures, limits: Limits) -> str:
@@ -284,7 +302,9 @@ def _remedy(ruling: _Ruling, evidence: Evidence, f: Figures, limits: Limits) -> 
         case "FIX REWARD":
             return (
                 "correct the reward or the references, so that reference answers get full marks, bad answers next to"
-                " nothing, and the same reply the same reward; then check again"
+                " nothing, and the same reply the same reward"
+                + ("; and have the exam marked by what is meant (probes.domain, `metric`)" if f.hollow else "")
+                + "; then check again"
             )
         case "TOO EASY":
             return "keep the model as it is, or take harder tasks, or a reward that still tells these replies apart"
@@ -312,11 +332,21 @@ def _useful(evidence: Evidence, f: Figures) -> str:
     return f"{_range(f.useful)} of the groups of {evidence.group_size} would hold different rewards"
 
 
-def _range(share: Share) -> str:
+def _exam(evidence: Evidence) -> str:
+    return f"the domain probe {evidence.exam}".rstrip()
+
+
+def _cut(evidence: Evidence, f: Figures) -> str:
+    if evidence.played:
+        return f"{percent(f.capped)} of the episodes never end: they reach the limit of turns or of tokens"
+    return f"{percent(f.capped)} of the replies never end: they reach the token limit"
+
+
+def _range(share: Share | Agreement) -> str:
     return f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
 
 
-def _named(tasks: Sequence[str]) -> str:
-    different = list(dict.fromkeys(tasks))
+def _named(evidence: Evidence, tasks: Sequence[str]) -> str:
+    different = list(dict.fromkeys(map(evidence.named, tasks)))
     more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
     return f"{', '.join(different[:NAMED])}{more}"

@@ -3,7 +3,7 @@
 The training reward is not evidence of progress: it is what is being optimised, and a sampler that looks for tasks
 near 50 % holds it there on purpose. So the rule against reward hacking compares two views of the same held-out replies,
 the reward's and an independent grader's, where the run has both, and falls back on the training reward against the
-held-out one where it does not.
+held-out one where it does not. The exams of the checkpoints are a third view, of other items.
 
 Steps are noisy: figures are means over the last `WINDOW` updates, trends are against the first as many. A rule has to
 be wrong for long enough to be believed, and says nothing before that. Imports events and stats.
@@ -61,9 +61,15 @@ class Limits:
     """Least part of the reward's gain that the held-out metric has to show. Ours."""
     gain: float = 0.1
     """Gain of the reward from which the held-out metric has to follow. Ours."""
+    fall: float = 0.01
+    """Least fall of the held-out metric that stops: probabilities may fall surely, and by next to nothing. Ours."""
 
 
 LIMITS = Limits()
+_Look = Sequence[Measurement]
+"""The probes as measured after one step."""
+_Gained = Callable[[Sequence[RolloutStep], Sequence[_Look]], tuple[float, str]]
+"""How much the reward has gained, and where."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +81,15 @@ class _Finding:
 
 
 def review(
-    steps: Sequence[RolloutStep], heldout: Sequence[Measurement] = (), *, updates: Sequence[Step] = (),
-    limits: Limits = LIMITS,
+    steps: Sequence[RolloutStep], heldout: Sequence[Measurement] = (), *, exams: Sequence[Measurement] = (),
+    updates: Sequence[Step] = (), limits: Limits = LIMITS,
 ) -> tuple[Health, ...]:  # fmt: skip
     """What the rules say after the newest update of a stage; empty while it looks healthy.
 
     Args:
         steps: What was sampled, in order.
-        heldout: Measurements on held-out items, start included, in the order of training; see `looks`.
+        heldout: Measurements on held-out tasks, start included, in the order of training; see `looks`.
+        exams: The domain probes as the start (step 0) and the checkpoints have answered them, in the same order.
         updates: The updates taken with it, whose figures tell of the loss.
         limits: Thresholds.
     """
@@ -90,7 +97,7 @@ def review(
     rules: dict[str, Callable[[], _Finding | None]] = {
         "not-finite": lambda: _not_finite(steps, updates),
         "reward-errors": lambda: _errors(steps, limits),
-        "hacking": lambda: _hacking(steps, heldout, limits),
+        "hacking": lambda: _hacking(steps, heldout, exams, limits),
         "reward-collapse": lambda: _collapse(steps, limits),
         "dead-groups": lambda: _dead(steps, limits),
         "entropy": lambda: _entropy(steps, limits),
@@ -158,21 +165,35 @@ def _errors(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
     return _Finding(level=level, value=now, limit=limits.errors, reason=reason)
 
 
-def _hacking(steps: Sequence[RolloutStep], heldout: Sequence[Measurement], limits: Limits) -> _Finding | None:
+def _hacking(
+    steps: Sequence[RolloutStep], heldout: Sequence[Measurement], exams: Sequence[Measurement], limits: Limits
+) -> _Finding | None:
+    """The weightier of what the tasks held out and the exams of the checkpoints say."""
+    asked = ", ".join(dict.fromkeys(m.probe for m in exams if m.method != "loss"))
+    views = (
+        _apart(steps, _by_look(heldout), _reward_gain, "the held-out metric", limits),
+        _apart(steps, _by_look(exams), _gain_elsewhere, f"the exam {asked}", limits),
+    )
+    found = [finding for finding in views if finding is not None]
+    return min(found, key=lambda finding: finding.level != "stop", default=None)
+
+
+def _apart(
+    steps: Sequence[RolloutStep], looks: Sequence[_Look], gained: _Gained, metric: str, limits: Limits
+) -> _Finding | None:
     """The reward rises and an independent metric does not follow, or falls."""
-    looks = _by_look(heldout)
     if len(looks) < 3:
         return None
     pairs = len(looks) * (len(looks) - 1) // 2
     z = NormalDist().inv_cdf(1.0 - ERROR_RATE / pairs)  # the best look was picked among all, again at every look
     change = _change(looks[0], looks[-1], z)
     from_best = min((_change(look, looks[-1], z) for look in looks[:-1]), key=lambda c: c.high)
-    gain, where = _reward_gain(steps, looks)
+    gain, where = gained(steps, looks)
     if gain < limits.rise:
         return None
-    told = f"the reward gained {percent(gain)} {where} while the held-out metric"
+    told = f"the reward gained {percent(gain)} {where} while {metric}"
     cure = "read the best-paid rollouts of the newest step, tighten the reward, choose an earlier checkpoint"
-    if from_best.high < 0.0:
+    if from_best.high < 0.0 and -from_best.value >= limits.fall:
         reason = (
             f"{told} fell by {percent(-from_best.value)} from its best (surely by {percent(-from_best.high)}); {cure}"
         )
@@ -308,10 +329,6 @@ class _Change:
     """One-sided upper bound."""
 
 
-_Look = Sequence[Measurement]
-"""The probes as measured after one step."""
-
-
 def _by_look(heldout: Sequence[Measurement]) -> list[_Look]:
     """Measurements by step, of looks at the same probes and splits as the first. A loss is no score and is left out."""
     looks = defaultdict[int, list[Measurement]](list)
@@ -344,6 +361,14 @@ def _reward_gain(steps: Sequence[RolloutStep], looks: Sequence[_Look]) -> tuple[
     if len(steps) < 2 * WINDOW:
         return 0.0, ""
     return _last(steps, lambda s: s.reward) - _first(steps, lambda s: s.reward), "in training"
+
+
+def _gain_elsewhere(steps: Sequence[RolloutStep], looks: Sequence[_Look]) -> tuple[float, str]:
+    """The same for items that the reward was not asked about: on the tasks held out where there are any."""
+    seen = [statistics.fmean(s.heldout.values()) for s in steps if s.heldout]
+    if len(seen) > 1:
+        return seen[-1] - seen[0], "on the tasks held out"
+    return _reward_gain(steps, looks)
 
 
 def _last(steps: Sequence[RolloutStep], figure: Callable[[RolloutStep], float]) -> float:

@@ -32,7 +32,8 @@ IDLE = 0.02
 """Least part of the first loss that has to be gone for sure. Ours."""
 STEEP_UPDATES = 3.6
 """Updates in which half of the first domain loss goes: fewer is steep. Steep runs end worse on general benchmarks
-(2412.13337); the number parts seven logged runs of the built-in model (experiments/calibration/logged.json)."""
+(2412.13337); the number parts the seven logged runs it was chosen on. On seven others it told one of two that failed:
+a run that forgets slowly is not seen by its pace (experiments/calibration/logged.py)."""
 STEEP_POWER = 6.0
 """How sharply the risk turns at `STEEP_UPDATES`; from the same runs."""
 BROKEN = 2.0

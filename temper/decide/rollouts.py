@@ -32,6 +32,8 @@ class Try:
     """What the domain probe's own metric gives the reply, 0 to 1; None where there is no such probe."""
     seconds: float = 0.0
     """How long grading took."""
+    note: str = ""
+    """Why grading failed, and on which task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class Tried:
 
     task: str
     tries: tuple[Try, ...]
+    origin: str = ""
+    """file:row, for people."""
     gold: Try | None = None
     """The reference answer, graded like a reply."""
     repeats: tuple[float, ...] = ()
@@ -64,6 +68,21 @@ class Evidence:
     """Tasks there are, of which `tried` is a random sample."""
     pass_mark: float = 1.0
     """Reward from which a reply passes."""
+    played: bool = False
+    """Whether an environment plays, whose episodes are cut after some turns as well."""
+    exam: str = ""
+    """Name and metric of the domain probe that marked the replies; empty where none did."""
+    degrees: bool = False
+    """Whether that metric knows degrees alone, so that no reply fails it."""
+
+    def named(self, task: str) -> str:
+        """How messages call a task: its row where that is known."""
+        return next((t.origin for t in self.tried if t.task == task and t.origin), task)
+
+    @property
+    def failure(self) -> str:
+        """Why the reward failed the first time that it did; empty where it never did."""
+        return next((x.note for t in self.tried for x in t.tries if x.reward is None and x.note), "")
 
     @property
     def graded(self) -> tuple[Tried, ...]:

@@ -61,6 +61,14 @@ class Agreement:
     """0.5 is chance; for a metric of 0 and 1 this is the area under the ROC curve."""
     pairs: int
     """Pairs of replies that the metric tells apart."""
+    low: float = 0.0
+    high: float = 1.0
+    """Two-sided interval over tasks."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Low and high."""
+        return self.low, self.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +98,16 @@ def mean_share(values: Sequence[float], *, tries: int) -> Share:
     that never pass, up to 5.7 % may.
     """
     n, mean = len(values), math.fsum(values) / len(values)
-    effective = float(n)
-    if n > 1 and 0.0 < mean < 1.0:
-        variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n
-        effective = min(mean * (1.0 - mean) / variance, float(n * tries)) if variance > 0 else float(n)
-        effective *= (_normal() / _student(n - 1)) ** 2
+    variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n if n > 1 else 0.0
+    return _share(mean, variance, tasks=n, most=n * tries)
+
+
+def _share(mean: float, variance: float, *, tasks: int, most: int) -> Share:
+    """A mean over tasks with Wilson's interval, from its sampling variance and how many trials there were at most."""
+    effective = float(tasks)
+    if tasks > 1 and 0.0 < mean < 1.0:
+        effective = min(mean * (1.0 - mean) / variance, float(most)) if variance > 0 else float(tasks)
+        effective *= (_normal() / _student(tasks - 1)) ** 2
     trials = max(1, round(effective))
     interval = stats.wilson(min(1.0, max(0.0, mean)) * trials, trials, confidence=CONFIDENCE)
     return Share(value=mean, low=min(interval.low, mean), high=max(interval.high, mean))
@@ -155,17 +168,34 @@ def noise_share(tried: Sequence[Tried]) -> float | None:
 def agreement(evidence: Evidence) -> Agreement | None:
     """How often the reward prefers the reply that the domain probe's metric prefers; None where it prefers none.
 
-    Pairs of replies to one task are what training compares; only when those are few, pairs across tasks stand in.
+    Pairs of replies to one task are what training compares; only when those are few, pairs across tasks stand in. The
+    interval follows from how much it changes when one task is left out (jackknife).
     """
-    rows = [_rewards_and_metrics(t) for t in evidence.graded]
-    within = [_concordance(r) for r in rows if len(r) > 1]
-    pairs = sum(a.pairs for a in within)
-    if pairs < FEW_PAIRS:
-        pooled = np.array([pair for r in rows for pair in r]).reshape(-1, 2)
-        step = max(1, math.ceil(len(pooled) / COMPARED))
-        across = _concordance(pooled[::step])
-        return across if across.pairs else None
-    return Agreement(value=math.fsum(a.value * a.pairs for a in within) / pairs, pairs=pairs)
+    rows = [r for t in evidence.graded if len(r := _rewards_and_metrics(t))]
+    within = np.array([_concordance(r) for r in rows]).reshape(-1, 2)
+    if within[:, 1].sum() >= FEW_PAIRS:
+        return _agreement(within.sum(axis=0), within)
+    step = max(1, math.ceil(sum(map(len, rows)) / COMPARED))
+    pooled = np.array([pair for r in rows for pair in r]).reshape(-1, 2)[::step]
+    task = np.repeat(np.arange(len(rows)), [len(r) for r in rows])[::step]
+    total = np.array(_concordance(pooled))
+    without = [_concordance(pooled[task != t]) for t in np.unique(task)]
+    return _agreement(total, total - np.array(without).reshape(-1, 2))
+
+
+def _agreement(total: Array, shares: Array) -> Agreement | None:
+    """From the pairs with the same order and all pairs, `total[2]`, and those of each task, `shares[task, 2]`."""
+    right, pairs = total.tolist()
+    if not pairs:
+        return None
+    taking_part = shares[shares[:, 1] > 0]
+    left, n = total - taking_part, len(taking_part)
+    if n < 2 or not left[:, 1].all():  # a single task tells nothing of the others
+        return Agreement(value=right / pairs, pairs=round(pairs))
+    without = left[:, 0] / left[:, 1]
+    variance = (n - 1) / n * float(((without - without.mean()) ** 2).sum())
+    found = _share(right / pairs, variance, tasks=n, most=round(pairs))
+    return Agreement(value=found.value, pairs=round(pairs), low=found.low, high=found.high)
 
 
 def _rewards_and_metrics(t: Tried) -> Array:
@@ -173,14 +203,16 @@ def _rewards_and_metrics(t: Tried) -> Array:
     return np.array(found, dtype=np.float64).reshape(-1, 2)
 
 
-def _concordance(rows: Array) -> Agreement:
-    """Of `rows[reply, (reward, metric)]`: pairs that the metric tells apart; equal rewards count half."""
+def _concordance(rows: Array) -> tuple[float, float]:
+    """Of `rows[reply, (reward, metric)]`: pairs with the same order, and pairs that the metric tells apart.
+
+    Equal rewards count half.
+    """
     rewards, metrics = rows.T
     better = metrics[:, None] - metrics[None, :] > SAME
-    pairs = int(better.sum())
     gap = rewards[:, None] - rewards[None, :]
     right = float((better & (gap > SAME)).sum()) + 0.5 * float((better & (np.abs(gap) <= SAME)).sum())
-    return Agreement(value=right / pairs if pairs else 0.5, pairs=pairs)
+    return right, float(better.sum())
 
 
 def _values(rewards: Sequence[float]) -> Counter[int]:

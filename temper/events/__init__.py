@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal
@@ -23,7 +23,7 @@ from temper.events.search import SEARCH_EVENTS
 __all__ = [
     "TYPES", "Answer", "Bounds", "Candidate", "CheckpointSaved", "Choice", "DataUsed", "Event", "GateReport",
     "GateVerdict", "Health", "Level", "Measurement", "Noticed", "Resumed", "Role", "Rollout", "RolloutStep",
-    "RunFinished", "RunStarted", "RunVerdict", "Setting", "Sink", "Split", "StageStarted", "Step", "Verdict",
+    "RunFinished", "RunStarted", "RunVerdict", "Setting", "Split", "StageStarted", "Step", "Verdict",
     "append", "decode", "encode", "read",
 ]  # fmt: skip
 
@@ -297,12 +297,15 @@ TYPES: Mapping[str, type[Event]] = {
     )
 }  # fmt: skip
 
-Sink = Callable[[Event], None]
-
 
 def encode(event: Event) -> str:
     """One JSON line, without the newline."""
-    return json.dumps({"kind": event.kind, **dataclasses.asdict(event)}, ensure_ascii=False)
+    return json.dumps({"kind": event.kind, **_fields(event)}, ensure_ascii=False, default=_fields)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of an event, or of a value within one, as they are; `dataclasses.asdict` would copy all of them."""
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
 
 def decode(line: str) -> Event:

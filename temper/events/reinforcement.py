@@ -72,10 +72,13 @@ class GateReport(Event):
     """Share of reference answers with full marks; None where none was graded."""
     noise: float | None = None
     """Share of the variance within a task that grading the same reply twice shows to be chance."""
+    exam: str = ""
+    """Name and metric of the domain probe that marked the same replies; empty where none could."""
     agreement: float | None = None
     """Probability that of two replies to a task the reward prefers the one that the domain probe prefers."""
+    agreement_95: Bounds | None = None
     hollow: int | None = None
-    """Rollouts with a high reward that fail the domain probe."""
+    """Rollouts with a high reward that fail the domain probe; None where none can."""
     tricks: Mapping[str, float] = field(default_factory=dict)
     """Mean reward of replies that deserve none: empty, constant, copied-prompt, format-only."""
     latency: float = 0.0

@@ -30,7 +30,7 @@ def kl(x: TokenView) -> Array:
 LOSSES: Mapping[str, Loss] = {
     "ce": Loss(function=ce, per="token", linear=True),
     "chosen": Loss(function=ce, per="token", linear=True),
-    "kl": Loss(function=kl, per="token", needs_start=True, linear=True),
+    "kl": Loss(function=kl, per="token", needs_start=True, rows_return=True, linear=True),
     "start_kl": Loss(
         function=policy.start_kl, per="token", needs_start=True, linear=True, figures=policy.start_kl_figures
     ),

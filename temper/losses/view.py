@@ -66,6 +66,8 @@ class Loss:
     per: Per
     needs_start: bool = False
     """Whether the learner has to compare with the model the stage started from."""
+    rows_return: bool = False
+    """Whether its rows come again, in this run or another, so that what the start makes of them is worth keeping."""
     linear: bool = False
     """Whether it is a weighted sum of `logp` and `divergence`: its gradient is then known before the forward pass."""
     figures: Callable[..., Mapping[str, Array]] | None = None

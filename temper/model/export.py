@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from temper.data import fetch
 from temper.data.render import Renderer
 from temper.errors import CheckpointError
-from temper.model import load, lora, merge, store
+from temper.model import load, lora, merge, store, tuning
 from temper.model.layout import pack
 from temper.model.protocol import Base, Checkpoint
 from temper.model.torch_backend import TorchBackend
@@ -99,8 +99,9 @@ def _export(checkpoint: Checkpoint, base: Base, to: Path, *, size: int, write: W
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         write(draft)
-        expected = _policy_logits(checkpoint, prompts)
-        found = _plain_logits(opened(draft), prompts)
+        with tuning.exact():
+            expected = _policy_logits(checkpoint, prompts)
+            found = _plain_logits(opened(draft), prompts)
         difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
         limit = max(LARGEST_DIFFERENCE, _rounding(draft, expected))
         if not difference < limit:

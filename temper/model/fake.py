@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from temper.data.datum import Datum
 from temper.errors import CheckpointError
 from temper.losses import LOSSES, Objective, Term, TokenView
+from temper.losses.average import denominator
+from temper.model.fake_likely import likeliest, log_softmax, named
 from temper.model.protocol import (
     Base,
     Blend,
@@ -32,6 +34,7 @@ from temper.model.protocol import (
     Completion,
     Floats,
     Policy,
+    Precision,
     Sampling,
     Shape,
     StepMetrics,
@@ -94,7 +97,7 @@ class FakeBackend:
         size = _vocabulary(folder)
         return Shape(architecture="bigram", params=size * size, hidden=size, layers=1, context=None, device="cpu")
 
-    def tune(self, threads: int | None = None) -> Tuning:
+    def tune(self, threads: int | None = None, precision: Precision | None = None) -> Tuning:
         """One thread, always."""
         return Tuning(threads=threads or 1, reason="numpy")
 
@@ -144,12 +147,12 @@ class FakeLearner:
         """Adds the gradient of the objective, averaged over the whole batch."""
         places = _Places.of(datums)
         rows, at, logs = self._rows(places.before)
-        start = _log_softmax(self._start[rows])
+        start = log_softmax(self._start[rows])
         logp, divergence = logs[at, places.after], (np.exp(start) * (start - logs)).sum(axis=1)[at]
         loss, by_logp, by_divergence = 0.0, np.zeros_like(logp), np.zeros_like(logp)
         figures: dict[str, float] = {}
         for term in objective:
-            count = _denominator(datums, term.loss)
+            count = denominator(datums, term.loss)
             if count:
                 view = places.view(datums, term.loss, logp, divergence)
                 found = _differentiate(view, term)
@@ -198,6 +201,14 @@ class FakeLearner:
         ends = np.cumsum(np.bincount(places.sequence, minlength=len(datums)))[:-1]
         return [tuple(part.tolist()) for part in np.split(logs[at, places.after], ends)]
 
+    def likely(self, datums: Sequence[Datum], k: int) -> list[list[tuple[Tokens, Floats]]]:
+        """The k likeliest tokens at every target with a weight, and their log-probabilities in nats, per datum."""
+        return likeliest(self.table, datums, k)
+
+    def logprobs_of(self, datums: Sequence[Datum], tokens: Sequence[Sequence[Tokens]]) -> list[list[Floats]]:
+        """Log-probabilities in nats of the tokens named for every target with a weight, in order, per datum."""
+        return named(self.table, datums, tokens)
+
     def save(self, to: Path) -> None:
         """Weights and optimiser state into the folder `to`, atomically."""
         with _new_folder(to) as folder:
@@ -225,7 +236,7 @@ class FakeLearner:
     def _rows(self, before: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
         """The different tokens of `before`, the place of each among them, and their rows as log-probabilities."""
         rows, at = np.unique(before, return_inverse=True)
-        return rows, at, _log_softmax(self._frozen[rows] + self._weights[rows])
+        return rows, at, log_softmax(self._frozen[rows] + self._weights[rows])
 
 
 class FakeSampler:
@@ -243,10 +254,10 @@ class FakeSampler:
             rng = np.random.default_rng((sampling.seed, number))
             last, finished, tokens, logprobs = prompt[-1], False, list[int](), list[float]()
             while not finished and len(tokens) < sampling.max_new_tokens:
-                logs = _log_softmax(table[last])
+                logs = log_softmax(table[last])
                 last = int(logs.argmax())
                 if sampling.temperature:
-                    reached = np.exp(_log_softmax(logs / sampling.temperature)).cumsum()
+                    reached = np.exp(log_softmax(logs / sampling.temperature)).cumsum()
                     last = int(np.searchsorted(reached, rng.random() * reached[-1], side="right"))
                 logprobs.append(float(logs[last]))
                 finished = last in sampling.stop
@@ -334,24 +345,6 @@ def _figures(view: TokenView, term: Term, count: int) -> dict[str, float]:
     """What a loss shows beside its value, as a mean over the batch."""
     shown = LOSSES[term.loss].figures
     return {} if shown is None else {n: float(v) / count for n, v in shown(view, **term.params).items()}
-
-
-def _denominator(datums: Sequence[Datum], term: str) -> int:
-    """What the term's sum is divided by: tokens, sequences or groups with a weight, over the whole batch."""
-    weighted = [(i, d) for i, d in enumerate(datums) if any(d.weights.get(term, ()))]
-    match LOSSES[term].per:
-        case "token":
-            return sum(sum(w != 0 for w in d.weights[term]) for _, d in weighted)
-        case "sequence":
-            return len(weighted)
-        case "group":
-            return len({d.group if d.group >= 0 else -1 - i for i, d in weighted})
-
-
-@np.errstate(invalid="ignore")  # infinities and NaN stay what they are
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def _vocabulary(folder: Path) -> int:

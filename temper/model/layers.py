@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from temper.model import attention
+from temper.model import attention, tuning
 from temper.model.kernels import FEWEST_TOKENS, PLAIN, AddNorm, Gate, Kernels, Norm, Rotate
 
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
@@ -32,6 +32,11 @@ def install(model: PreTrainedModel, kernels: Kernels = PLAIN) -> bool:
     A few tokens are computed both ways, so that what no configuration declares in one place (a bias of the head, scaled
     logits, a norm of another kind, a bias by distance) is found before anything is trained on wrong numbers.
     """
+    with tuning.exact():
+        return _installed(model, kernels)
+
+
+def _installed(model: PreTrainedModel, kernels: Kernels) -> bool:
     vocabulary = int(model.config.get_text_config().vocab_size)
     first, second = ([(11 * i + k) % vocabulary for i in range(n)] for k, n in ((1, 3), (2, 8)))
     own = model(input_ids=torch.tensor([second], device=model.device), use_cache=False).logits[0]

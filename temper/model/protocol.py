@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from temper.data.datum import Datum
 from temper.losses import Objective
@@ -115,6 +115,14 @@ class Learner(Protocol):
         """Log-probability in nats of every target with a weight, in order, per datum; no gradient."""
         ...
 
+    def likely(self, datums: Sequence[Datum], k: int) -> list[list[tuple[Tokens, Floats]]]:
+        """The k likeliest tokens at every target with a weight, and their log-probabilities in nats, per datum."""
+        ...
+
+    def logprobs_of(self, datums: Sequence[Datum], tokens: Sequence[Sequence[Tokens]]) -> list[list[Floats]]:
+        """Log-probabilities in nats of the tokens named for every target with a weight, in order, per datum."""
+        ...
+
     def save(self, to: Path) -> None:
         """Weights and optimiser state into the folder `to`, atomically."""
         ...
@@ -185,6 +193,9 @@ class Shape:
     device: str
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """How the machine is used."""
@@ -192,6 +203,10 @@ class Tuning:
     threads: int
     reason: str
     """Who or what decided about the threads."""
+    precision: Precision = "float32"
+    """Of the factors in matrix products on a CPU."""
+    why_precision: str = ""
+    """Who or what decided about it."""
     can_compile: bool = False
     """Whether elementwise kernels could be compiled here."""
     rates: Mapping[int, float] = field(default_factory=dict)
@@ -201,7 +216,7 @@ class Tuning:
 class Backend(Protocol):
     """Everything that turns folders into policies and folders into folders; `torch_backend` and `fake` implement it."""
 
-    def tune(self, threads: int | None = None) -> Tuning:
+    def tune(self, threads: int | None = None, precision: Precision | None = None) -> Tuning:
         """Finds out how to use this machine, and does from then on."""
         ...
 

@@ -117,6 +117,16 @@ class ResidualLearner:
         self.catch_up()
         return self._answering.logprobs(datums)
 
+    def likely(self, datums: Sequence[Datum], k: int) -> list[list[tuple[Tokens, Floats]]]:
+        """The k likeliest tokens at every target with a weight, and their log-probabilities in nats, per datum."""
+        self.catch_up()
+        return self._answering.likely(datums, k)
+
+    def logprobs_of(self, datums: Sequence[Datum], tokens: Sequence[Sequence[Tokens]]) -> list[list[Floats]]:
+        """Log-probabilities in nats of the tokens named for every target with a weight, in order, per datum."""
+        self.catch_up()
+        return self._answering.logprobs_of(datums, tokens)
+
     def save(self, to: Path) -> None:
         """The chat model (or its adapter), and beside it what training continues from."""
         if self._adapter:

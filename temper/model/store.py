@@ -74,11 +74,6 @@ def read_optimizer(folder: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
     return step, state
 
 
-def forget_optimizer(folder: Path) -> None:
-    """Removes the optimiser state of a checkpoint that no run will continue from."""
-    shutil.rmtree(folder / TRAINER, ignore_errors=True)
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model or adapter folder, those that transformers and peft read."""
     files = sorted(folder.glob("*.safetensors"))

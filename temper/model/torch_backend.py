@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from temper.errors import CheckpointError
 from temper.model import attention, fourbit, kernels, layers, load, lora, merge, residual, tokens, tuning
-from temper.model.protocol import Base, Blend, Checkpoint, Policy, Shape, TrainSpec, Tuning
+from temper.model.protocol import Base, Blend, Checkpoint, Policy, Precision, Shape, TrainSpec, Tuning
 from temper.model.torch_learner import TorchLearner
 from temper.model.torch_sampler import TorchSampler
 
@@ -50,9 +50,9 @@ class TorchBackend:
             device=load.best_device().type,
         )
 
-    def tune(self, threads: int | None = None) -> Tuning:
+    def tune(self, threads: int | None = None, precision: Precision | None = None) -> Tuning:
         """Finds out how to use this machine, and does from then on."""
-        return tuning.tune(threads)
+        return tuning.tune(threads, precision)
 
     def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""

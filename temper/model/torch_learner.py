@@ -20,11 +20,12 @@ from transformers import PreTrainedModel
 
 from temper.data.datum import Datum
 from temper.losses import LOSSES, Objective, Term
-from temper.model import attention, head, layers, load, lora, memory, passes, store
+from temper.model import attention, head, likely, lora, memory, passes, store
 from temper.model.kernels import PLAIN, Kernels
 from temper.model.layout import alike, pack
 from temper.model.optim import AdamW, clip
-from temper.model.protocol import PASS_TOKENS, Checkpoint, Floats, StepMetrics, TrainSpec
+from temper.model.protocol import PASS_TOKENS, Checkpoint, Floats, StepMetrics, Tokens, TrainSpec
+from temper.model.start import Start, needs_start
 from temper.model.views import Scored, denominator, figures, targets, view
 
 
@@ -33,13 +34,12 @@ class TorchLearner:
 
     def __init__(self, model: PreTrainedModel, base: Path, spec: TrainSpec, *, kernels: Kernels = PLAIN) -> None:
         self.model = model
-        self._kernels = kernels
         self.step = 0
         self._base = base
         self._spec = spec
         self._trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._fresh = {n: p.detach().clone() for n, p in self._trainable.items()} if spec.rank else {}
-        self._start: PreTrainedModel | None = None
+        self._start = Start(model, base, spec, kernels=kernels)
         self._recompute = memory.Switch()
         if model.device.type == "cuda":
             memory.install(model, self._recompute)
@@ -104,6 +104,33 @@ class TorchLearner:
                 found[number] = tuple(itertools.islice(values, len(at)))
         return found
 
+    @torch.inference_mode()
+    def likely(self, datums: Sequence[Datum], k: int) -> list[list[tuple[Tokens, Floats]]]:
+        """The k likeliest tokens at every target with a weight, and their log-probabilities in nats, per datum."""
+        found: list[list[tuple[Tokens, Floats]]] = [[] for _ in datums]
+        for numbers in self._cut(datums, PASS_TOKENS).numbers:
+            part = [datums[n] for n in numbers]
+            picked = [targets(d) for d in part]
+            ids, logp = likely.likeliest(self._hidden(part, picked), _head(self.model), k)
+            rows = zip(map(tuple, ids.tolist()), map(tuple, logp.tolist()), strict=True)
+            for number, at in zip(numbers, picked, strict=True):
+                found[number] = list(itertools.islice(rows, len(at)))
+        return found
+
+    @torch.inference_mode()
+    def logprobs_of(self, datums: Sequence[Datum], tokens: Sequence[Sequence[Tokens]]) -> list[list[Floats]]:
+        """Log-probabilities in nats of the tokens named for every target with a weight, in order, per datum."""
+        found: list[list[Floats]] = [[] for _ in datums]
+        for numbers in self._cut(datums, PASS_TOKENS).numbers:
+            part = [datums[n] for n in numbers]
+            picked = [targets(d) for d in part]
+            named = torch.tensor([row for n in numbers for row in tokens[n]], device=self.device)
+            logp = likely.named(self._hidden(part, picked), _head(self.model), named)
+            rows = map(tuple, logp.tolist())
+            for number, at in zip(numbers, picked, strict=True):
+                found[number] = list(itertools.islice(rows, len(at)))
+        return found
+
     def save(self, to: Path) -> None:
         """Weights and optimiser state into the folder `to`, atomically."""
         with store.new_folder(to) as folder:
@@ -134,7 +161,7 @@ class TorchLearner:
         if self._room is None:
             if self.device.type == "cuda" and self._trainable:
                 if self._spec.rank is None and any(LOSSES[term.loss].needs_start for term in objective):
-                    self._frozen()
+                    self._start.model()
                 self._room = memory.measure(self._peak, self._free)
                 self.model.zero_grad(set_to_none=True)
             else:
@@ -229,14 +256,14 @@ class TorchLearner:
 
     def _held(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]]) -> head.Held | None:
         """What the stage's start makes of the datums that a term compares with it; None where there are none."""
-        numbers = [n for n, d in enumerate(datums) if _needs_start(d)]
+        numbers = [n for n, d in enumerate(datums) if needs_start(d)]
         if not numbers:
             return None
-        hidden = self._start_hidden([datums[n] for n in numbers], [picked[n] for n in numbers])
+        hidden = self._start.hidden([datums[n] for n in numbers], [picked[n] for n in numbers], self._hidden)
         among = set(numbers)
         flags = torch.tensor([n in among for n, at in enumerate(picked) for _ in at], device=self.device)
         at = flags.nonzero()[:, 0]
-        return head.Held(at=at, hidden=hidden, head=self._start_head(), scale=torch.ones_like(at, dtype=torch.float32))
+        return head.Held(at=at, hidden=hidden, head=self._start.head, scale=torch.ones_like(at, dtype=torch.float32))
 
     def _hidden(
         self, datums: Sequence[Datum], picked: Sequence[Sequence[int]], model: PreTrainedModel | None = None
@@ -250,34 +277,11 @@ class TorchLearner:
         out = body(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
         return out.last_hidden_state[0].index_select(0, torch.tensor(at, device=self.device))
 
-    @torch.no_grad()
-    def _start_hidden(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]]) -> Tensor:
-        """What the stage's start makes of the same positions: the base below the adapter, or a frozen copy."""
-        if self._spec.rank is not None:
-            with lora.set_aside(self.model):
-                return self._hidden(datums, picked)
-        return self._hidden(datums, picked, self._frozen())
-
-    def _start_head(self) -> Tensor:
-        return _head(self.model if self._spec.rank is not None else self._frozen())
-
-    def _frozen(self) -> PreTrainedModel:
-        """A copy of the start that never trains, made when first asked for; it doubles the weights in memory."""
-        if self._start is None:
-            self._start = load.open_model(self._base, self.device, dtype=self.model.dtype)
-            layers.install(self._start, self._kernels)
-            self._start.requires_grad_(False)
-        return self._start
-
 
 def _head(model: PreTrainedModel) -> Tensor:
     found = model.get_output_embeddings()
     assert found is not None, "a causal language model has a head"
     return found.weight  # pyright: ignore[reportReturnType]
-
-
-def _needs_start(datum: Datum) -> bool:
-    return any(LOSSES[term].needs_start and any(weights) for term, weights in datum.weights.items())
 
 
 def _grouped(datums: Sequence[Datum]) -> list[list[int]]:

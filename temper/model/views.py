@@ -10,6 +10,7 @@ from torch import Tensor
 
 from temper.data.datum import Datum
 from temper.losses import LOSSES, Term, TokenView
+from temper.losses.average import denominator as denominator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,18 +30,6 @@ def targets(datum: Datum) -> list[int]:
         (weights,) = datum.weights.values()
         return [t for t, weight in enumerate(weights) if weight]
     return [t for t, ws in enumerate(zip(*datum.weights.values(), strict=True)) if any(ws)]
-
-
-def denominator(datums: Sequence[Datum], term: str) -> int:
-    """What the term's sum is divided by: tokens, sequences or groups with a weight, over the whole batch."""
-    weighted = [(i, d) for i, d in enumerate(datums) if any(d.weights.get(term, ()))]
-    match LOSSES[term].per:
-        case "token":
-            return sum(sum(w != 0 for w in d.weights[term]) for _, d in weighted)
-        case "sequence":
-            return len(weighted)
-        case "group":
-            return len({d.group if d.group >= 0 else ("alone", i) for i, d in weighted})
 
 
 def view(datums: Sequence[Datum], scored: Scored, term: str) -> TokenView:

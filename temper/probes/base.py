@@ -122,8 +122,9 @@ class Kind:
     """Names that `ProbeSpec.options` may hold, with a value of the right type, empty where there is no default."""
     required: tuple[str, ...] = ()
     """Those of them that have to be given."""
-    answers: Literal["", "sampled", "greedy"] = ""
-    """Whether the base model writes its own reply into every item before anything is measured."""
+    answers: Literal["", "sampled", "weighed", "greedy"] = ""
+    """Whether the base model writes its own reply into every item before anything is measured; `weighed` is a sampled
+    one with what else the base found likely."""
 
 
 def digest(*parts: Any) -> str:

@@ -37,7 +37,7 @@ KINDS: Mapping[str, Kind] = {
     "text": Kind(score=loss.text, method="loss", metric=BITS, needs=("text",)),
     "continuation": Kind(score=loss.continuation, method="loss", metric=BITS, needs=("context", "text")),
     "own-answers": Kind(score=loss.own_answer, method="loss", metric=BITS, needs=("prompt",), answers="sampled"),
-    "drift": Kind(score=drift.drift, method="loss", metric=BITS, needs=("prompt",), answers="sampled"),
+    "drift": Kind(score=drift.drift, method="loss", metric=BITS, needs=("prompt",), answers="weighed", version=2),
     "choice": Kind(score=choice.choice, method="choice", metric=SOFT, needs=("context", "options", "gold")),
     "reply-choice": Kind(score=choice.reply_choice, method="choice", metric=SOFT, needs=("prompt", "options", "gold")),
     "spoken-choice": Kind(

@@ -30,6 +30,10 @@ AXIS_OF_KIND: Mapping[str, str] = {
     "refusal": "safety", "over-refusal": "safety", "own-answers": "behaviour", "drift": "behaviour",
     "judge": "behaviour", "judge-pair": "behaviour", "numeric": "reasoning", **dict(TOLD_BY_FIELDS),
 }  # fmt: skip
+OF_THE_BASE: Mapping[str, Mapping[str, str | int]] = {
+    kind: {"source": "chat_probe", "axis": "behaviour", "items": 60, "quick": 16} for kind in ("own-answers", "drift")
+}
+"""What a probe of the base's own answers asks where a recipe names the kind alone: the prompts of `core`."""
 NEW_TOKENS = 32
 LONGER: Mapping[str, int] = {"code": 256, "instructions": 256, "judge": 256, "judge-pair": 256, "numeric": 256}
 MARKS = ("kind", "axis")

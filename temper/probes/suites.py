@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from temper.data import catalog
 from temper.errors import DataError
-from temper.probes import base, formats, generate, ifeval, kinds, lm_eval, loss, own
+from temper.probes import base, drift, formats, generate, ifeval, kinds, lm_eval, loss, own
 from temper.probes.base import Item, Kind, Measured, Outcome, Probe, ProbeSpec, Where
 from temper.probes.kinds import KINDS as KINDS
 
@@ -187,17 +187,30 @@ def _answered(
 ) -> tuple[Item, ...]:
     """The items with the base model's replies, from the cache folder when they were made before."""
     kind = kinds.kind(spec.kind)
-    # Both kinds that read sampled answers share them: the name says how they were made, not who reads them.
-    maker = dataclasses.replace(spec, kind="own-answers" if kind.answers == "sampled" else kind.answers, options={})
-    path = cache / f"own-answers-{base.key(maker, 1, prompts)}.json" if cache else None
+    longest = spec.max_new_tokens or loss.OWN_ANSWER_TOKENS
+    # Kinds that read sampled answers share them: the name says how they were made, not who reads them.
+    maker = dataclasses.replace(
+        spec, kind="greedy" if kind.answers == "greedy" else "own-answers", max_new_tokens=longest, options={}
+    )
+
+    def write() -> tuple[Item, ...]:
+        if kind.answers != "greedy":
+            return loss.own_answers(policy, renderer, prompts, max_new_tokens=longest)
+        written = generate.replies(policy, renderer, prompts, max_new_tokens=longest)
+        return tuple({**prompt, "reply": reply} for prompt, reply in zip(prompts, written, strict=True))
+
+    items = _kept(cache / f"own-answers-{base.key(maker, 1, prompts)}.json" if cache else None, write)
+    if kind.answers != "weighed":
+        return items
+    path = cache / f"likely-{base.key(spec, kind.version, items)}.json" if cache else None
+    return _kept(path, lambda: drift.weighed(policy, renderer, spec, items))
+
+
+def _kept(path: Path | None, make: Callable[[], tuple[Item, ...]]) -> tuple[Item, ...]:
+    """Items from a file of the cache, made and written there first where it is not there yet."""
     if path and path.exists():
         return tuple(json.loads(path.read_text(encoding="utf-8")))
-    longest = spec.max_new_tokens or loss.OWN_ANSWER_TOKENS
-    if kind.answers == "sampled":
-        items = loss.own_answers(policy, renderer, prompts, max_new_tokens=longest)
-    else:
-        written = generate.replies(policy, renderer, prompts, max_new_tokens=longest)
-        items = tuple({**prompt, "reply": reply} for prompt, reply in zip(prompts, written, strict=True))
+    items = make()
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -254,6 +267,8 @@ def spec_of(where: str, fields: Mapping[str, Any], folder: Path | None) -> Probe
         kinds.check_options(where, kind, options)
     if kind == lm_eval.KIND:
         fields = {"source": f"lm-eval:{options['task']}", "axis": "knowledge", **fields}
+    if "source" not in fields:
+        fields = {**own.OF_THE_BASE.get(kind, {}), **fields}
     for name in ("name", "axis", "kind", "source"):
         if name not in fields:
             raise DataError(f'{where}: found no {name}; expected {name} = "..."; add it')

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from temper.data import files
+from temper.data.passages import share_to_hold
 from temper.data.split import is_held_out
 from temper.decide.advise import Source
 from temper.errors import DataError
@@ -23,7 +24,6 @@ from temper.recipe.look import WORDS, Found, lines
 WORDS_OF_EXAMS = ("exam", "test", "heldout", "holdout", "eval", "validation", "valid", "val", "dev")
 """Words in a file name that mark rows held back, the surest first."""
 EXAM_SHARE = 0.15
-TEXT_SHARE = "5%"
 LEAST_EXAM, MOST_EXAM = 32, 500
 """Rows held back: fewer say little about the score, more cost time and say little more."""
 FEWEST = 16
@@ -109,10 +109,15 @@ def divide(folder: Path, lessons: Sequence[Lesson], exams: Sequence[Found]) -> D
 
 
 def _on_text(lessons: Sequence[Lesson]) -> Division:
-    """Passages of the documents themselves are what is asked."""
+    """Passages of the documents themselves are what is asked: a part that is large enough to judge by.
+
+    Raises:
+        DataError: No part of them is.
+    """
     largest = max((f for lesson in lessons for f in lesson.found), key=lambda f: f.size)
-    why = f"{TEXT_SHARE} of {largest.name} is held out: its loss tells how well such text is known"
-    return Division(exam=largest.path, kind="text", lessons=tuple(lessons), why=why, split=TEXT_SHARE)
+    split = f"{100 * share_to_hold(list(largest.stream.rows()), where=largest.name):.10g}%"
+    why = f"{split} of {largest.name} is held out: its loss tells how well such text is known"
+    return Division(exam=largest.path, kind="text", lessons=tuple(lessons), why=why, split=split)
 
 
 def _against(folder: Path, lessons: Sequence[Lesson], exam: Found, why: str, remarks: tuple[str, ...]) -> Division:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +20,7 @@ from temper.events import Setting
 from temper.recipe.facts import Facts
 from temper.recipe.schema import DataFile, Recipe, Stage
 from temper.recipe.sheet import Sheet, print_path, print_share, print_value
+from temper.recipe.usual import LowRank, note_machine, note_size, note_unusual, take_rate
 
 FEW_STEPS = 10
 """Below this a run is said to be too short to learn from."""
@@ -185,6 +186,8 @@ def _head(recipe: Recipe, facts: tuple[Facts, ...]) -> Sheet:
         )
     suites = [entry if isinstance(entry, str) else str(entry.get("name", "")) for entry in recipe.probes.general]
     sheet.put("probes.general", ", ".join(suites), _origin(recipe.probes, "general"))
+    note_machine(recipe, facts[0], sheet)
+    note_size(facts[0], sheet)
     rows = facts[0].exam_rows
     if rows < FEW_EXAM_ROWS:
         # Half of the rows choose, half report: 1.96 * sqrt(0.25 / (rows / 2)) at a score of one half.
@@ -196,7 +199,7 @@ def _head(recipe: Recipe, facts: tuple[Facts, ...]) -> Sheet:
 
 
 def _stage(stage: Stage, facts: Facts, index: int, cut: Cut) -> tuple[ResolvedStage, Sheet]:
-    table = rules.read_table(stage.technique)
+    table = rules.read_table(stage.technique, params=facts.params)
     sheet = Sheet(f"stages.{index}.")
     sheet.put("technique", stage.technique, "recipe")
     sheet.put("data", ", ".join(source.file.name for source in stage.data), "recipe")
@@ -207,9 +210,11 @@ def _stage(stage: Stage, facts: Facts, index: int, cut: Cut) -> tuple[ResolvedSt
     adapter = "full" if asked == "full" else "lora"
     rank = alpha = None
     if adapter == "lora":
-        rank = sheet.take("rank", stage.rank, rules.pick(table.rank))
+        capacity = rules.pick(table.rank, facts.domain_supervised)
+        rank = sheet.take("rank", stage.rank, replace(capacity, value=int(capacity.value)))
         alpha = sheet.take("alpha", stage.alpha, rules.pick(table.alpha))
-    lr = _lr(stage, facts, table, sheet, adapter, alpha, steps)
+    low_rank = None if rank is None or alpha is None else LowRank(rank=rank, alpha=alpha)
+    lr = take_rate(stage, table, sheet, low_rank=low_rank, steps=steps, hidden=facts.hidden)
     warmup = stage.warmup if stage.warmup is not None else rules.pick(table.warmup).value
     warmup_steps = min(steps, math.ceil(round(warmup * steps, 6)))
     sheet.take(
@@ -244,7 +249,9 @@ def _stage(stage: Stage, facts: Facts, index: int, cut: Cut) -> tuple[ResolvedSt
         choose=sheet.take("choose", stage.choose, plain("best", _CHOSEN_BY[stage.judged_by])),
         checkpoints=min(steps, sheet.take("checkpoints", stage.checkpoints, rules.pick(table.checkpoints))),
     )
-    return stage.settle(common, facts, sheet), sheet
+    settled = stage.settle(common, facts, sheet)
+    note_unusual(stage, table, sheet)
+    return settled, sheet
 
 
 def _replay(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> tuple[float, Mapping[str, float]]:
@@ -323,21 +330,6 @@ def _held(sheet: Sheet, wanted: int, cut: Cut) -> int:
         sheet.put("steps", str(steps), "measured", f"cut from {wanted}", cut.reason)
         sheet.note("steps", f"cut from {wanted} to {steps}: {cut.reason}")
     return steps
-
-
-def _lr(
-    stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet, adapter: str, alpha: float | None, steps: int
-) -> float:
-    scale = alpha or rules.REFERENCE_ALPHA
-    ruled = rules.learning_rate(table, adapter=adapter, alpha=scale, steps=steps, hidden=facts.hidden)
-    lr = sheet.take("lr", None if stage.lr == "probe" else stage.lr, ruled)
-    if stage.lr == "probe":
-        sheet.note("lr", f"short runs around {lr:g} decide before the stage; one too short for them takes it as it is")
-    usual = rules.lr_range(table, adapter)
-    if not usual.low <= lr <= usual.high:
-        effect = "it may erase base abilities" if lr > usual.high else "it may learn next to nothing"
-        sheet.note("lr", f"{lr:g} is outside {usual.low:g} to {usual.high:g}, usual with adapter {adapter}; {effect}")
-    return lr
 
 
 def _max_length(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> int:

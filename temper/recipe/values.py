@@ -174,6 +174,5 @@ AUTO_COUNT = BeforeValidator(or_auto(_count))
 AUTO_SHARE = BeforeValidator(or_auto(_share))
 AutoShare = Annotated[float | None, AUTO_SHARE]
 Tolerance = Annotated[float, BeforeValidator(_tolerance)]
-ExistingFile = Annotated[Path, AfterValidator(_existing)]
 ExistingFolder = Annotated[Path, AfterValidator(_existing_folder)]
 DataPath = Annotated[Path, AfterValidator(_existing_data)]

@@ -2,7 +2,8 @@
 
 `render_report(events)` draws the page; `summarise(events)` gives the figures of `temper report --json`. Inside, data
 walks one way: `runlog` sorts the events, `retention` counts drops from per-item values, `summary` and `sections` turn
-them into rows and words, `svg` and `charts` draw, `html` puts them into `page.html.j2` with `page.css` and `page.js`.
+them into rows and words, `chain` follows a run from stage to stage, `svg`, `charts` and `chain_picture` draw, `html`
+puts them into `page.html.j2` with `page.css` and `page.js`.
 """
 
 from __future__ import annotations

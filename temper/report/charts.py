@@ -43,6 +43,8 @@ class Mark:
     split: str
     is_base: bool = False
     is_chosen: bool = False
+    is_on_front: bool = False
+    """Whether no other candidate of its run is better on both axes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ def frontier(runs: Mapping[str, Sequence[Mark]], *, tolerance: float) -> Markup:
     )
     layers.append(_tolerance_line(frame, tolerance))
     layers += [_paths(frame, run, colour) for colour, run in enumerate(runs.values())]
+    layers += [_front(frame, run, colour) for colour, run in enumerate(runs.values())]
     layers += [_whiskers(frame, m, colour) for colour, run in enumerate(runs.values()) for m in run]
     several = len(runs) > 1
     drawn = [(m, colour, name) for colour, (name, run) in enumerate(runs.items()) for m in _shown(runs, run)]
@@ -120,6 +123,15 @@ def _paths(frame: svg.Frame, run: Sequence[Mark], colour: int) -> Markup:
     return svg.group(*lines, class_=f"c{colour % COLOURS}")
 
 
+def _front(frame: svg.Frame, run: Sequence[Mark], colour: int) -> Markup:
+    """The edge of what the run reached: steps through the candidates that no other beats on both axes."""
+    places = sorted(_at(frame, m) for m in run if m.is_on_front)
+    if len(places) < 2:
+        return Markup("")
+    corners = [corner for (_, y), (x, v) in pairwise(places) for corner in ((x, y), (x, v))]
+    return svg.polyline([*places[:1], *corners], class_=f"front c{colour % COLOURS}")
+
+
 def _whiskers(frame: svg.Frame, mark: Mark, colour: int) -> Markup:
     x, y = _at(frame, mark)
     lines = []
@@ -155,6 +167,7 @@ def _tip(mark: Mark, run: str) -> str:
         if mark.is_base
         else f"general drop {drop_percent(mark.drop)}, at most {drop_percent(mark.ucb95)}",
         "" if mark.is_base else f"{'confirmed' if mark.confirmed else 'screened'} on the {mark.split} split",
+        "no other candidate is better on both axes" if mark.is_on_front else "",
         f"{'chosen: ' if mark.is_chosen else ''}{mark.reason}",
     ]
     return "\n".join(text for text in lines if text)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from temper.report import charts, pilots, sections, words
+from temper.report import candidates, chain, chain_picture, charts, pilots, sections, words
 from temper.report import rollouts as reinforcement
 from temper.report.runlog import BASE, RunLog, sort_log
 from temper.report.summary import Summary, caution, sentence, summary_of
@@ -107,6 +107,7 @@ def render_report(
         compared=sections.comparison(log, summary),
         gauge=charts.gauge(summary.general, tolerance=summary.tolerance) if summary.general else "",
         frontier=charts.frontier({key: sections.marks(one) for key, one in logs.items()}, tolerance=log.tolerance),
+        candidates=candidates.table(log),
         runs=[RunRow(name=key, colour=i, summary=s) for i, (key, s) in enumerate(summaries.items())],
         other_bases=sorted({s.base for s in summaries.values()} - {summary.base}),
         course=_course(log),
@@ -117,6 +118,7 @@ def render_report(
         exchanges=sections.exchanges(log),
         shown_answers=SHOWN_ANSWERS,
         sources=sections.sources(log),
+        chain=chain_picture.draw(chain.chain(log, summary)),
         lineage=sections.lineage(log),
         cost_parts=sections.cost_parts(summary),
     )

@@ -155,6 +155,10 @@ def _gate(report: GateReport) -> Markup:
         ("predicted gain", percent(report.gain)),
         ("replies at the token limit", percent(report.capped)),
     )
+    if report.agreement is not None and report.agreement_95 is not None:
+        facts = (*facts, (f"agrees with {report.exam}", _bounded(report.agreement, report.agreement_95)))
+    if report.hollow is not None:
+        facts = (*facts, (f"rewarded, failed by {report.exam}", f"{report.hollow} replies"))
     said = [*report.reasons, *([report.remedy] if report.remedy else []), *report.remarks]
     return svg.element(
         "div",

@@ -16,9 +16,11 @@ from temper.events import (
     Choice,
     DataUsed,
     Event,
+    GateReport,
     Measurement,
     Noticed,
     Resumed,
+    Reused,
     Role,
     RunFinished,
     RunStarted,
@@ -52,6 +54,9 @@ class RunLog:
     choices: tuple[Choice, ...]
     notices: tuple[Noticed, ...]
     resumed: tuple[Resumed, ...]
+    reused: tuple[Reused, ...]
+    """Stages taken over from other runs."""
+    gates: tuple[GateReport, ...]
 
     @property
     def choice(self) -> Choice | None:
@@ -144,6 +149,8 @@ def sort_log(events: Sequence[Event]) -> RunLog:
         choices=tuple(choices.values()),
         notices=tuple({(n.where, n.text): n for n in _of(holding, Noticed)}.values()),
         resumed=_of(holding, Resumed),
+        reused=_of(holding, Reused),
+        gates=_of(holding, GateReport),
     )
 
 

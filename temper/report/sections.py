@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from temper.events import Answer, Candidate, Split
+from temper.report.candidates import CHOOSING, base_level, on_front
 from temper.report.charts import Mark, Points, Series, smoothed
 from temper.report.retention import Bounded, Retention, interval, retention
 from temper.report.runlog import BASE, SPLITS, RunLog
 from temper.report.summary import Summary
-from temper.report.words import count, duration, is_trained, position
+from temper.report.words import count, duration, is_trained
 from temper.stats import Interval
 
-CHOOSING: tuple[Split, ...] = ("selection", "quick")
-"""The splits that candidates are compared on."""
 MOST_TEXT = 4000
 """Characters of a prompt or an answer that the page shows."""
 
@@ -71,15 +70,6 @@ class SourceRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """One link of the chain from the base to the chosen checkpoint."""
-
-    kind: str
-    title: str
-    facts: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """The general probes of the base beside those of one checkpoint."""
 
@@ -102,7 +92,7 @@ class CostPart:
 def marks(log: RunLog) -> tuple[Mark, ...]:
     """Base and candidates of a run as marks of the frontier."""
     found = []
-    level = _base_level(log)
+    level, front = base_level(log), on_front(log)
     if level:
         split, domain = level
         reason = "doing nothing is always a candidate"
@@ -110,7 +100,7 @@ def marks(log: RunLog) -> tuple[Mark, ...]:
             Mark(
                 label=BASE, stage="", step=0, alpha=0.0, drop=0.0, ucb95=0.0, domain=domain,
                 ci95=_domain_interval(log, BASE, domain), confirmed=True, eligible=True, reason=reason, split=split,
-                is_base=True, is_chosen=log.chosen == BASE,
+                is_base=True, is_chosen=log.chosen == BASE, is_on_front=BASE in front,
             )
         )  # fmt: skip
     for c in log.frontier():
@@ -121,6 +111,7 @@ def marks(log: RunLog) -> tuple[Mark, ...]:
                 label=c.checkpoint, stage=c.stage, step=c.step, alpha=c.alpha, drop=c.drop, ucb95=c.ucb95,
                 domain=c.domain, ci95=_domain_interval(log, c.checkpoint, c.domain), confirmed=c.split != "quick",
                 eligible=c.eligible, reason=c.reason, split=c.split, is_chosen=c.checkpoint == log.chosen,
+                is_on_front=c.checkpoint in front,
             )
         )  # fmt: skip
     return tuple(found)
@@ -250,22 +241,13 @@ def sources(log: RunLog) -> tuple[SourceRow, ...]:
     )  # fmt: skip
 
 
-def lineage(log: RunLog) -> tuple[Link, ...]:
-    """The chain from what was loaded to what was chosen."""
-    links = []
-    if log.started:
-        facts = tuple((k, v) for k, v in log.started.lineage.items() if k != "name" and v)
-        links.append(Link(kind="base", title=log.started.base, facts=facts))
-    for stage in log.stages:
-        taken = max((s.step for s in log.steps if s.stage == stage.stage), default=0)
-        facts = (("technique", stage.technique), ("steps", f"{taken} of {stage.steps}"), ("starts from", stage.parent))
-        links.append(Link(kind="stage", title=stage.stage, facts=facts))
-    if log.choice:
-        c = log.choice
-        where = () if c.checkpoint == BASE else (("position", position(c.stage, c.step, c.alpha)), ("folder", c.path))
-        title = "the base, unchanged" if c.checkpoint == BASE else c.checkpoint
-        links.append(Link(kind="chosen", title=title, facts=where))
-    return tuple(links)
+def lineage(log: RunLog) -> tuple[tuple[str, str], ...]:
+    """What was loaded and where what was chosen lies."""
+    if log.started is None:
+        return ()
+    facts = [(key, value) for key, value in log.started.lineage.items() if key != "name" and value]
+    folder = [("chosen folder", log.choice.path)] if log.choice and log.choice.checkpoint != BASE else []
+    return (*facts, *folder)
 
 
 def cost_parts(summary: Summary) -> tuple[CostPart, ...]:
@@ -283,18 +265,6 @@ def cost_parts(summary: Summary) -> tuple[CostPart, ...]:
         for name, seconds in named
         if seconds > 0
     )
-
-
-def _base_level(log: RunLog) -> tuple[Split, float] | None:
-    """Domain score of the base on the split that chooses, and which split that was."""
-    for candidate in log.frontier():
-        if candidate.checkpoint == BASE:
-            return candidate.split, candidate.domain
-    for split in CHOOSING:
-        values = [m.value for m in log.of(BASE, split, "domain") if m.method != "loss"]
-        if values:
-            return split, sum(values) / len(values)
-    return None
 
 
 def _domain_interval(log: RunLog, checkpoint: str, domain: float) -> Interval | None:

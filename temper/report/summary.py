@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from temper.events import Candidate, Choice, Event, Role, Split
+from temper.report import chain
+from temper.report.candidates import on_front
 from temper.report.retention import Bounded, Retention, interval, paired, retention
 from temper.report.runlog import BASE, SPLITS, RunLog, sort_log
 from temper.report.words import ARROW, drop_percent, position, score, tolerance_percent
@@ -62,6 +64,8 @@ class Summary:
     general: Bounded | None
     retention: Retention | None
     candidates: tuple[Candidate, ...]
+    front: frozenset[str]
+    """Ids of the candidates that no other one beats on both axes; the base is one of them."""
     cost: Cost
 
     @property
@@ -72,7 +76,8 @@ class Summary:
 
 def summarise(events: Sequence[Event]) -> dict[str, Any]:
     """The summary as plain JSON values; figures that are not finite become null."""
-    return as_json(summary_of(sort_log(events)))
+    log = sort_log(events)
+    return {**as_json(summary_of(log)), "chain": _finite([asdict(leg) for leg in chain.legs(log)])}
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
@@ -98,6 +103,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "general": {**general, "tolerance": summary.tolerance, "axes": axes, "probes": probes},
         "candidates": [
             _fields(c, "stage step alpha domain drop lcb95 ucb95 checkpoint split eligible reason")
+            | {"pareto": c.checkpoint in summary.front}
             for c in summary.candidates
         ],
         "cost": asdict(summary.cost),
@@ -123,6 +129,7 @@ def summary_of(log: RunLog) -> Summary:
         general=general,
         retention=kept if kept and kept.probes else None,
         candidates=log.frontier(),
+        front=on_front(log),
         cost=_cost(log),
     )
 

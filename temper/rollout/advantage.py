@@ -14,7 +14,7 @@ A group whose rewards are all the same has nothing to say: its advantages are ex
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from temper.errors import RecipeError
 
@@ -57,9 +57,6 @@ def maxrl(rewards_G: Sequence[float]) -> tuple[float, ...]:
             " expected none below 0; shift the reward, or write rloo"
         )
     return tuple((r - mean) / mean for r in rewards_G)
-
-
-ADVANTAGES: Mapping[str, Estimator] = {"rloo": rloo, "dr_grpo": dr_grpo, "grpo": grpo, "maxrl": maxrl}
 
 
 def advantages(rewards_G: Sequence[float | None], *, estimator: Estimator = rloo) -> tuple[float, ...]:

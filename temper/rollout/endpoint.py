@@ -65,7 +65,7 @@ class Remote:
         for attempt in range(self.retries + 1):
             wait = min(2.0**attempt, LONGEST_WAIT)
             try:
-                with _opener().open(self._request(body), timeout=self.timeout) as reply:
+                with opener().open(self._request(body), timeout=self.timeout) as reply:
                     return self._read(reply.read(LARGEST + 1), len(items))
             except urllib.error.HTTPError as error:
                 with error:
@@ -154,8 +154,8 @@ def _score(told: Any) -> Score:
     return as_score(Score(value=told["value"], outcome=outcome, parts=parts, note=str(told.get("note") or "")))
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """The usual one without the handler of redirects."""
+def opener() -> urllib.request.OpenerDirector:
+    """What asks over HTTP: the usual one without the handler of redirects."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,

@@ -1,31 +1,37 @@
 """Feed: tasks in, batches out. Prompts are chosen, rolled out, graded and turned into rows, with replay beside them.
 
 Everything that is drawn follows from (seed, update, round) and from the log, so a run that continues draws what it
-would have drawn. Rollouts that several updates share are read back from `rollouts.jsonl`, not asked again.
+would have drawn; one that samples ahead draws with newer weights than it would have. Rollouts that several updates
+share are read back from `rollouts.jsonl`, not asked again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from temper.data.datum import Datum, count_supervised
 from temper.data.mixture import Mixture
 from temper.data.render import Renderer
 from temper.errors import RecipeError
 from temper.events import Event, Noticed, RolloutStep, Step
-from temper.model.protocol import Policy
+from temper.model.protocol import Checkpoint, Policy
 from temper.rollout import gate, record
 from temper.rollout.asking import Asker, Asking, Group, Place, lines, scaled
 from temper.rollout.course import Course
 from temper.rollout.grading import Grader, Limits
 from temper.rollout.learning import SOURCE, Lesson, advantages_of, datums_of, told
+from temper.rollout.outside import Outside
 from temper.rollout.rehearsal import Rehearsal
 from temper.rollout.reward import Reward
 from temper.rollout.sampling import Beliefs, Intake, begin, expected_useful, learn, select
@@ -43,6 +49,11 @@ class Site(Protocol):
     @property
     def policy(self) -> Policy:
         """With the weights that are being trained."""
+        ...
+
+    @property
+    def start(self) -> Checkpoint:
+        """Full weights that the stage began with."""
         ...
 
     @property
@@ -67,7 +78,7 @@ class Site(Protocol):
 
     @property
     def past(self) -> Sequence[Event]:
-        """Events of earlier sittings."""
+        """Events of the run; grows while the stage runs."""
         ...
 
 
@@ -95,6 +106,19 @@ class Drill:
     """Grades the replies to the tasks held out, and nothing else."""
     replay: Mixture | None = None
     replay_share: float = 0.0
+    sampler: Callable[[Path], Outside] | None = None
+    """Makes a sampler with weights of its own from the folder of the start; None where the learner's model samples."""
+    prefetch: bool = False
+    """Whether the next batch of rollouts is sampled while this one is learnt; needs such a sampler."""
+    steps: int = sys.maxsize
+    """Optimiser steps of the stage: nothing is sampled ahead for later ones."""
+
+
+class _Rolled(NamedTuple):
+    """A batch of rollouts, and the seconds they took."""
+
+    groups: list[Group]
+    seconds: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,6 +135,9 @@ class RolloutFeed:
     """Groups of the gate that the first update uses."""
     _asker: Asker = field(init=False)
     _auditor: Grader | None = field(init=False)
+    _outside: Outside | None = field(init=False, default=None)
+    _thread: ThreadPoolExecutor | None = field(init=False, default=None)
+    _ahead: Future[_Rolled] | None = field(init=False, default=None)
 
     def batches(self, start: int) -> Iterator[list[Datum]]:
         """One batch per optimiser step from step `start` (0-based) on; ends early when the tasks are solved.
@@ -141,9 +168,15 @@ class RolloutFeed:
         drill = self.drill
         reward, limits = drill.asking.reward, Limits(seconds=drill.asking.seconds)
         grader = stack.enter_context(Grader(reward, limits=limits)) if reward is not None else None
-        self._asker = Asker(
-            policy=self.site.policy, renderer=self.site.renderer, asking=drill.asking, grader=grader
-        )  # fmt: skip
+        policy = self.site.policy
+        if drill.sampler is not None:
+            self._outside = drill.sampler(self.site.start.path)
+            policy = replace(policy, sampler=self._outside)
+            stack.callback(partial(shutil.rmtree, self._handed, ignore_errors=True))
+        self._asker = Asker(policy=policy, renderer=self.site.renderer, asking=drill.asking, grader=grader)
+        if drill.prefetch:
+            assert self._outside is not None, "the learner's own model changes while it would sample"
+            self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="temper-rollouts"))
         self._auditor = stack.enter_context(Grader(drill.audit, limits=limits)) if drill.audit is not None else None
 
     def _take_up(self) -> None:
@@ -172,16 +205,18 @@ class RolloutFeed:
         return [g for g in record.groups(found, self.tasks, self.drill.asking) if g.useful]
 
     def _collect(self, step: int) -> list[Group] | None:
-        """Rolls out until there are enough useful groups, tells the log, and gives them; None when all is solved."""
-        drill, began = self.drill, time.monotonic()
-        groups = list(self.opening) if step == 0 else []
-        for _ in range(EMPTY_SEARCHES):
-            groups = self._search(groups, step)
-            if any(group.useful for group in groups):
-                break
-        self._tell(groups, step, time.monotonic() - began)
+        """Gives enough useful groups, if need be rolled out now, and tells the log; None when all is solved."""
+        drill = self.drill
+        ready = self._ahead.result() if self._ahead is not None else None
+        self._hand_over()
+        groups, seconds = ready or self._roll(step)
+        self._tell(groups, step, seconds)
         useful = [group for group in groups if group.useful]
         if useful:
+            following = (step // drill.updates + 1) * drill.updates
+            # Sampled with the weights handed over just now: by the time they are learnt from, a batch old.
+            if self._thread is not None:
+                self._ahead = self._thread.submit(self._roll, following) if following < drill.steps else None
             return useful
         event = self.course.rollouts[-1]
         if event.reward >= SOLVED:
@@ -194,6 +229,32 @@ class RolloutFeed:
             " others; take easier tasks or a reward that pays in parts, put an SFT stage before this one, or raise"
             " group_size"
         )
+
+    def _roll(self, step: int) -> _Rolled:
+        """Rolls out until there are enough useful groups; changes nothing here, so that it may run in a thread."""
+        began = time.monotonic()
+        groups = list(self.opening) if step == 0 else []
+        for _ in range(EMPTY_SEARCHES):
+            groups = self._search(groups, step)
+            if any(group.useful for group in groups):
+                break
+        return _Rolled(groups, time.monotonic() - began)
+
+    def _hand_over(self) -> None:
+        """Gives a sampler with weights of its own those that the learner holds now."""
+        learner = self.site.policy.learner
+        if self._outside is None or not learner.step:
+            return
+        folder = self._handed / f"step-{learner.step:06d}"
+        learner.save(folder)
+        self._outside.follow(folder)
+        for older in self._handed.iterdir():
+            if older != folder:
+                shutil.rmtree(older)
+
+    @property
+    def _handed(self) -> Path:
+        return self.site.folder / "sampler"
 
     def _search(self, groups: list[Group], step: int) -> list[Group]:
         """Further groups, until there are enough useful ones or the bound is reached."""

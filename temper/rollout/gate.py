@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,20 +24,19 @@ from temper.errors import NotReady
 from temper.events import GateReport, Rollout
 from temper.rollout import record
 from temper.rollout.asking import Asker, Asking, Attempt, Group, Place, lines
+from temper.rollout.exam import Exam, Mark
 from temper.rollout.grading import Grader, Limits
 from temper.rollout.score import Score
 from temper.rollout.task import Task
 
 ROLLOUTS, REPORT, TASKS = "rollouts.jsonl", "gate.json", "tasks.jsonl"
-RULES = 1
+RULES = 2
 """Counts the changes of this module that change what is asked; part of the key of the cache."""
 NO_ANSWER = "I do not know."
 """The constant reply to tasks without references."""
 MEASURED = 64
 """Tasks tried at most (methods 4: 64 prompts x 16; the tries are as many as a group of the training has)."""
 
-Metric = Callable[[Task, str], float | None]
-"""What an independent metric gives a reply, 0 to 1; None where it has nothing to say."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -52,6 +51,8 @@ class Question:
     seed: int
     measured: int = MEASURED
     """Tasks to try at most."""
+    exam: Exam | None = None
+    """What the reward is held against: the metric of the domain probe, where it can mark replies to the tasks."""
 
     def key(self, model: str) -> str:
         """What the answer follows from: model, tasks, how they are asked and graded, seed."""
@@ -60,7 +61,7 @@ class Question:
         parts = [
             RULES, model, [task.id for task in self.tasks], asking.max_new_tokens, asking.temperature,
             asking.max_turns, terms, _files(terms), self.group_size, self.seed, self.measured,
-            asking.played,
+            asking.played, self.exam and self.exam.key,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
@@ -89,10 +90,7 @@ class Recalled:
     """Ids of tasks that FILTER leaves out."""
 
 
-def examine(
-    question: Question, asker: Asker, *, model: str, cache: Path, metric: Metric | None = None,
-    progress: Progress | None = None,
-) -> Examined:  # fmt: skip
+def examine(question: Question, asker: Asker, *, model: str, cache: Path, progress: Progress | None = None) -> Examined:
     """Tries a sample of the tasks with the model that a stage starts from, and judges.
 
     Args:
@@ -100,17 +98,16 @@ def examine(
         asker: The model that answers; its grader is not used.
         model: What makes two models the same, e.g. the hash of the weights.
         cache: Folder that all runs share.
-        metric: Of the domain probe, where it can mark a reply to a task.
         progress: Told (what, done, of) while rollouts are sampled.
 
     Raises:
         TemperError: the reward cannot be loaded, hangs, or an endpoint is down.
     """
-    folder = cache / "gate" / question.key(model + ("+metric" if metric else ""))
+    folder = cache / "gate" / question.key(model)
     by_id = {task.id: task for task in question.tasks}
     known = _known(folder)
     if known is None:
-        known = _measure(question, asker, metric, progress)
+        known = _measure(question, asker, progress)
         _write(folder, known[0], known[1])
     report = replace(known[0], stage=question.stage)
     rollouts = tuple(replace(r, stage=question.stage) for r in known[1])
@@ -171,9 +168,7 @@ def reported(folder: Path) -> GateReport | None:
     return known[0] if known is not None else None
 
 
-def _measure(
-    question: Question, asker: Asker, metric: Metric | None, progress: Progress | None
-) -> tuple[GateReport, tuple[Rollout, ...]]:
+def _measure(question: Question, asker: Asker, progress: Progress | None) -> tuple[GateReport, tuple[Rollout, ...]]:
     order = np.random.default_rng([question.seed, len(question.tasks)]).permutation(len(question.tasks))
     chosen = [question.tasks[n] for n in sorted(order[: question.measured].tolist())]
     groups: list[Group] = []
@@ -191,10 +186,23 @@ def _measure(
     finally:
         if grader is not None:
             grader.close()
-    tried = tuple(_tried(group, controls.get(group.task.id), metric) for group in groups)
-    evidence = Evidence(tried=tried, group_size=question.group_size, total=len(question.tasks))
     place = Place(stage=question.stage, step=0)
+    evidence = _evidence(question, groups, controls, asker)
     return gate(evidence, stage=question.stage), tuple(lines(groups, place))
+
+
+def _evidence(question: Question, groups: Sequence[Group], controls: Mapping[str, Tried], asker: Asker) -> Evidence:
+    """What was found, with what the exam says of the same replies."""
+    asked = [(group.task, attempt) for group in groups for attempt in group.attempts]
+    exam = question.exam
+    marks = exam.marks(asker.renderer, asked) if exam is not None else [None] * len(asked)
+    marked = [mark for mark in marks if mark is not None]
+    left = iter(marks)
+    return Evidence(
+        tried=tuple(_tried(group, controls.get(group.task.id), left) for group in groups),
+        group_size=question.group_size, total=len(question.tasks), exam=exam.label if exam and marked else "",
+        degrees=any(mark.hard is None for mark in marked), played=question.asking.environment is not None,
+    )  # fmt: skip
 
 
 def _controls(groups: Sequence[Group], grader: Grader, asking: Asking) -> dict[str, Tried]:
@@ -242,17 +250,17 @@ def _other(references: Sequence[str], place: int) -> str:
     return next((r for r in rest if r and r.split() != own.split()), "") if own else ""
 
 
-def _tried(group: Group, controls: Tried | None, metric: Metric | None) -> Tried:
-    tries = tuple(_try(group.task, attempt, metric) for attempt in group.attempts)
-    return replace(controls or Tried(task=group.task.id, tries=()), tries=tries)
+def _tried(group: Group, controls: Tried | None, marks: Iterator[Mark | None]) -> Tried:
+    tries = tuple(_try(attempt, next(marks)) for attempt in group.attempts)
+    return replace(controls or Tried(task=group.task.id, tries=()), tries=tries, origin=group.task.origin)
 
 
-def _try(task: Task, attempt: Attempt, metric: Metric | None) -> Try:
+def _try(attempt: Attempt, mark: Mark | None) -> Try:
     score = attempt.score
     return Try(
         reward=attempt.reward, outcome=score.outcome.value, length=attempt.length, capped=attempt.capped,
-        parts=dict(score.parts), metric=metric(task, attempt.reply) if metric is not None else None,
-        seconds=score.seconds,
+        parts=dict(score.parts), metric=mark and mark.value,
+        seconds=score.seconds, note="" if score.counts else score.note,
     )  # fmt: skip
 
 

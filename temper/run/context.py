@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from temper.data import fetch
 from temper.data.render import Renderer
 from temper.decide.frontier import Floors, Prefer, domain_score
 from temper.events import Event, Measurement, Split
-from temper.model.protocol import BASE, Backend, Checkpoint, Policy, TrainSpec
+from temper.model.protocol import BASE, Backend, Checkpoint, Policy, TrainSpec, Tuning
 from temper.probes import suites
 from temper.probes.base import Measured, Probe, Where, take, text_of
 from temper.run.folder import RunFolder
 
 Progress = Callable[[str, int, int], None]
 """(what, done, of): for the person who waits."""
+
+
+def answers_cache(sha256: str, tuning: Tuning) -> Path:
+    """Where the answers of untouched weights are kept: what was found in another precision is not compared with."""
+    rounded = "" if tuning.precision == "float32" else f"-{tuning.precision}"
+    return fetch.cache_dir() / "probes" / f"{sha256[:16]}{rounded}"
 Listener = Callable[[Event], None]
 
 
@@ -60,6 +67,15 @@ class Context:
         stamped = self.folder.append(event)
         self.listen(stamped)
         return stamped
+
+    def telling(self, listener: Listener) -> Context:
+        """The same, with one more who is told every event."""
+
+        def both(event: Event) -> None:
+            self.listen(event)
+            listener(event)
+
+        return replace(self, listen=both)
 
     def measure(self, policy: Policy, probes: Sequence[Probe], *, split: Split, where: Where) -> list[Measurement]:
         """Puts probes to a model and logs what it found; what is known already is not asked again."""

@@ -10,18 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from temper.data import fetch
 from temper.data.render import Renderer
 from temper.data.rows import read_table
 from temper.decide.drop import Drop, general_drop
 from temper.errors import DataError
 from temper.events import Answer, Measurement, Split
-from temper.model.protocol import Backend, Policy
+from temper.model.protocol import Backend, Policy, Tuning
 from temper.probes import own, suites
 from temper.probes.base import Probe, ProbeSpec, Where, take
 from temper.probes.collapse import Collapse, find_collapse
 from temper.probes.domain import domain_probe
-from temper.run.context import Progress
+from temper.run.context import Progress, answers_cache
 from temper.run.subject import Subject
 from temper.stats import z_value
 
@@ -105,21 +104,23 @@ def evaluate(
 ) -> Evaluation:
     """Measures both models, the base first: its own answers are what the other must not have forgotten."""
     first = against or model
+    tuning = backend.tune()
     renderer = Renderer.load(first.tokenizer)
     policy = backend.open(first.checkpoint)
     general = suites.prepare(
-        policy, renderer, asked.general, cache=_cache(first), progress=_told("preparing", progress)
-    )
+        policy, renderer, asked.general, cache=answers_cache(first.identity, tuning),
+        progress=_told("preparing", progress),
+    )  # fmt: skip
     exams = tuple(domain_probe(path.name.split(".")[0], read_table(path).rows, renderer) for path in asked.exams)
     probes = (*exams, *general)
-    before = _measure(first, policy, renderer, probes, progress)
+    before = _measure(first, policy, renderer, probes, progress, tuning)
     if against is None:
         return Evaluation(model=model, now=before.measurements)
     after = before
     if against.identity != model.identity:
         del policy
         policy = backend.open(model.checkpoint)
-        after = _measure(model, policy, Renderer.load(model.tokenizer), probes, progress)
+        after = _measure(model, policy, Renderer.load(model.tokenizer), probes, progress, tuning)
     now = tuple(_on_same_bytes(old, new) for old, new in zip(before.measurements, after.measurements, strict=True))
     drop = general_drop(before.measurements, now) if general else None
     references = [item["reference"] for exam in exams for item in exam.items]
@@ -135,9 +136,10 @@ class _Answered:
 
 
 def _measure(
-    subject: Subject, policy: Policy, renderer: Renderer, probes: Sequence[Probe], progress: Progress
+    subject: Subject, policy: Policy, renderer: Renderer, probes: Sequence[Probe], progress: Progress, tuning: Tuning
 ) -> _Answered:
     """Both halves of every probe, joined."""
+    cache = answers_cache(subject.identity, tuning)
     found: dict[str, list[Measurement]] = {}
     answers: list[Answer] = []
     for split in HALVES:
@@ -145,7 +147,7 @@ def _measure(
         filled = [p for p in probes if take(p.items, split, p.spec.size(split))]
         where = Where(checkpoint=subject.checkpoint.id)
         for measured in suites.run_suite(
-            policy, renderer, filled, split=split, where=where, cache=_cache(subject), progress=told
+            policy, renderer, filled, split=split, where=where, cache=cache, progress=told
         ):
             found.setdefault(measured.measurement.probe, []).append(measured.measurement)
             answers += measured.answers if measured.measurement.role == "general" else ()
@@ -178,10 +180,6 @@ def _on_same_bytes(old: Measurement, new: Measurement) -> Measurement:
         return new
     items = tuple(v * a / b for v, a, b in zip(new.items, old.sizes, new.sizes, strict=True))
     return replace(new, items=items, sizes=old.sizes)
-
-
-def _cache(subject: Subject) -> Path:
-    return fetch.cache_dir() / "probes" / subject.identity[:16]
 
 
 def _told(head: str, progress: Progress) -> Progress:

@@ -15,6 +15,7 @@ import temper
 from temper.budget import Budget, Ledger
 from temper.data import fetch
 from temper.data.datum import count_supervised, count_tokens
+from temper.data.render import Renderer
 from temper.events import (
     Choice,
     DataUsed,
@@ -29,20 +30,20 @@ from temper.events import (
     StageStarted,
     Step,
 )
-from temper.model.protocol import Backend, Checkpoint
+from temper.model.protocol import Backend, Base, Checkpoint
 from temper.probes import kinds, suites
 from temper.probes.base import Probe, Where
 from temper.recipe.resolve import ResolvedStage
 from temper.recipe.schema import Recipe
 from temper.run import reuse
-from temper.run.context import Context, Listener, Progress, Start, mean_score
+from temper.run.context import Context, Listener, Progress, Start, answers_cache, mean_score
 from temper.run.folder import RunFolder, locked
 from temper.run.keys import run_key, stage_key, weights_digest
 from temper.run.pilots import calibrate, with_values
-from temper.run.prepare import Prepared, prepare, train_spec
+from temper.run.prepare import Prepared, Tuned, prepare, train_spec
 from temper.run.selection import LINES_AT_MOST, Judge
 from temper.run.stage import StageRun, tidy
-from temper.techniques.cpt import trained_instead
+from temper.techniques.cpt import on_same_bytes, trained_instead, without_new_tokens
 from temper.techniques.entry import enter
 from temper.techniques.inventory import shares
 from temper.techniques.rft import RFT, ResolvedRFT
@@ -83,16 +84,18 @@ def run(
     folder = RunFolder(root=out)
     with locked(out):
         known = _known(folder)
-        prepared = prepare(
-            recipe, backend, progress, speed=known.get("tokens_per_second"), threads=known.get("threads")
-        )
+        tuned = Tuned(known.get("threads"), known.get("precision")) if known else None
+        prepared = prepare(recipe, backend, progress, speed=known.get("tokens_per_second"), tuned=tuned)
         if not folder.key_file.is_file():
             fetch.free_space(out, space_needed(prepared))  # before anything is written
-        resumed = folder.claim(run_key(prepared), recipe.text)
+        resumed = folder.claim(run_key(prepared, backend), recipe.text)
         done = folder.finished()
         if done is not None:
             choice = next(e for e in reversed(folder.events()) if isinstance(e, Choice))
             return RunResult(folder=folder, verdict=done.verdict, choice=choice, already=True)
+        _, renderer = _named(prepared, backend)
+        alike = on_same_bytes(prepared.domain, prepared.renderer, renderer)
+        prepared = dataclasses.replace(prepared, domain=alike)
         past = folder.events() if resumed else []
         context, measured = _begin(prepared, folder, backend, past, listen, progress)
         return _fold(prepared, context, measured, past, reused=reused, forced=forced)
@@ -123,12 +126,13 @@ def _begin(
     prepared: Prepared, folder: RunFolder, backend: Backend, past: Sequence[Event], listen: Listener, progress: Progress
 ) -> tuple[Context, _Measured]:
     """What the parts of the run share, and how the base does; its weights are let go before a stage needs the room."""
-    recipe, base = prepared.recipe, prepared.base
-    cache = fetch.cache_dir() / "probes" / base.sha256[:16]
+    recipe, (base, renderer) = prepared.recipe, _named(prepared, backend)
+    cache = answers_cache(base.sha256, prepared.tuning)
     policy = backend.open(base.checkpoint, compile=prepared.compiles)
-    general = suites.prepare(policy, prepared.renderer, prepared.suite, cache=cache, progress=progress)
+    general = suites.prepare(policy, renderer, prepared.suite, cache=cache, progress=progress)
     context = Context(
-        folder=folder, backend=backend, renderer=prepared.renderer, general=general, domain=prepared.domain,
+        folder=folder, backend=backend, renderer=prepared.renderer, domain=prepared.domain,
+        general=on_same_bytes(general, prepared.renderer, renderer),
         tolerance=recipe.tolerance, prefer=recipe.prefer, floors=recipe.floors, base_cache=cache, listen=listen,
         progress=progress, compiles=prepared.compiles,
     )  # fmt: skip
@@ -143,10 +147,10 @@ def _begin(
             context.log(
                 Noticed(where=finding.where, text=f"[{finding.code}] {finding.what}; {finding.why}; {finding.fix}")
             )
-    at_base = Where(checkpoint=base.checkpoint.id)
-    full = context.measure(policy, general, split="selection", where=at_base)
-    quick = context.measure(policy, general, split="quick", where=at_base)
-    exams = context.measure(policy, prepared.domain, split="selection", where=at_base)
+    at_base, asked = Where(checkpoint=base.checkpoint.id), dataclasses.replace(context, renderer=renderer)
+    full = asked.measure(policy, context.general, split="selection", where=at_base)
+    quick = asked.measure(policy, context.general, split="quick", where=at_base)
+    exams = asked.measure(policy, prepared.domain, split="selection", where=at_base)
     return context, _Measured(quick=quick, full=full, exams=exams)
 
 
@@ -165,7 +169,7 @@ def _fold(
         if choice.checkpoint != standing.start.id:
             last = index + 1 == len(prepared.resolved.stages)
             standing = _passed_on(context, stage, choice, standing, last=last)
-    _read_test_split(context, base, standing.result)
+    _read_test_split(context, prepared, standing.result)
     verdict: RunVerdict = "improved" if any(c.verdict == "improved" for c in choices) else choices[-1].verdict
     context.log(
         RunFinished(
@@ -198,7 +202,7 @@ class _Fold:
         choice = _done(past, stage.id)
         if choice is not None:
             return choice, ledger
-        key = stage_key(self.prepared, index, standing.start)
+        key = stage_key(self.prepared, index, standing.start, context.backend)
         begun = any(isinstance(e, StageStarted) and e.stage == stage.id for e in past)
         other = reuse.find(context.folder, stage.id, key) if self.reused and not begun else None
         if other is not None:
@@ -212,6 +216,8 @@ class _Fold:
             stage = self._calibrated(index, stage, start)
         below = trained_instead(stage, index, self.prepared.base, context.backend)
         spec = train_spec(stage, self.prepared.recipe.seed, below and below.folder)
+        heard = context.folder.events()
+        context = context.telling(heard.append)
         trained = context.open(start.checkpoint, spec)
         judge = Judge(
             context=context, stage=stage.id, start=start, policy=trained, adapter=stage.adapter == "lora",
@@ -219,14 +225,14 @@ class _Fold:
         )  # fmt: skip
         work = StageRun(
             context=context, stage=stage, plan=self.prepared.plan_of(index, stage), start=start, policy=trained,
-            judge=judge, ledger=ledger, past=past,
+            judge=judge, ledger=ledger, past=past, heard=heard,
         )  # fmt: skip
         technique = self.prepared.recipe.stages[index]
         if isinstance(technique, RFT) and isinstance(stage, ResolvedRFT):
-            enter(
-                technique, stage, self.prepared.inventories[index], work.live(), forced=self.forced,
-                model=_identity(self.prepared, start.checkpoint), seed=self.prepared.recipe.seed,
-            )  # fmt: skip
+            ask = partial(
+                technique.question, stage, self.prepared.inventories[index], seed=self.prepared.recipe.seed, exams=exams
+            )
+            enter(ask, work.live(), model=_identity(self.prepared, start.checkpoint), forced=self.forced)
         return work.run(), work.ledger
 
     def _calibrated(self, index: int, stage: ResolvedStage, start: Start) -> ResolvedStage:
@@ -246,6 +252,12 @@ class _Fold:
         base = [m for m in self.measured.exams if m.probe in names]
         score = mean_score([m for m in standing.to_beat if m.probe in names], base)
         return Start(checkpoint=standing.start, domain=score), exams, base
+
+
+def _named(prepared: Prepared, backend: Backend) -> tuple[Base, Renderer]:
+    """The model that everything is compared with, and its tokens: as the recipe names it, without new ones."""
+    base = without_new_tokens(prepared.base, prepared.recipe.base, backend)
+    return base, prepared.renderer if base is prepared.base else Renderer.load(base.folder)
 
 
 def _identity(prepared: Prepared, start: Checkpoint) -> str:
@@ -313,15 +325,17 @@ def _passed_on(context: Context, stage: ResolvedStage, choice: Choice, standing:
     return _Standing(result=result, start=whole, to_beat=to_beat)
 
 
-def _read_test_split(context: Context, base: Checkpoint, result: Checkpoint) -> None:
+def _read_test_split(context: Context, prepared: Prepared, result: Checkpoint) -> None:
     """The untouched half, once: the base and what the run hands over."""
-    places = [(base, Where(checkpoint=base.id))]
-    if result.id != base.id:
+    base, renderer = _named(prepared, context.backend)
+    at_base = Where(checkpoint=base.checkpoint.id)
+    places = [(base.checkpoint, at_base, dataclasses.replace(context, renderer=renderer))]
+    if result.id != base.checkpoint.id:
         stage = result.id.rpartition("/")[0]  # an earlier one when the last stage was no better than its start
-        places.append((result, Where(checkpoint=result.id, stage=stage, step=result.step, alpha=result.alpha)))
-    for checkpoint, where in places:
-        policy = context.open(checkpoint)
-        context.measure(policy, (*context.domain, *context.general), split="test", where=where)
+        where = Where(checkpoint=result.id, stage=stage, step=result.step, alpha=result.alpha)
+        places.append((result, where, context))
+    for checkpoint, where, asked in places:
+        asked.measure(context.open(checkpoint), (*context.domain, *context.general), split="test", where=where)
 
 
 def _ledger(prepared: Prepared, folder: RunFolder, past: Sequence[Event]) -> Ledger:

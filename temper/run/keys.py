@@ -9,31 +9,38 @@ from dataclasses import asdict
 
 import temper
 from temper.data.digests import remembered_digests
-from temper.model.protocol import Checkpoint
+from temper.model.protocol import Backend, Checkpoint
 from temper.probes import suites
 from temper.probes.base import ProbeSpec
 from temper.recipe.resolve import ResolvedStage
 from temper.run.prepare import Prepared
+from temper.techniques.cpt import ResolvedCPT
+from temper.techniques.distill import ResolvedDistill
 from temper.techniques.inventory import Inventory
 
 WEIGHTS = (".safetensors", ".npz")
 """Files that hold weights, of the real and of the fake backend."""
 
 
-def run_key(prepared: Prepared) -> dict[str, object]:
-    """What makes two runs the same: base, rows, values, probes and code."""
+def run_key(prepared: Prepared, backend: Backend) -> dict[str, object]:
+    """What makes two runs the same: base, rows, values, probes, the other models that stages learn with, and code."""
+    others = [sha for stage in prepared.resolved.stages for sha in _others(stage, backend)]
     return {
         **_judging(prepared), "data": [_rows_of(i) for i in prepared.inventories],
         "stages": [_values_of(s) for s in prepared.resolved.stages],
         "tokens_per_second": prepared.facts[0].tokens_per_second, "threads": prepared.tuning.threads,
+        "precision": prepared.tuning.precision,
+        **({"other models": others} if others else {}),
     }  # fmt: skip
 
 
-def stage_key(prepared: Prepared, index: int, start: Checkpoint) -> str:
+def stage_key(prepared: Prepared, index: int, start: Checkpoint, backend: Backend) -> str:
     """What makes two stages the same: what decides the outcome of one, the weights it starts from included."""
+    stage = prepared.resolved.stages[index]
+    others = _others(stage, backend)
     settled = {
-        **_judging(prepared), "data": _rows_of(prepared.inventories[index]),
-        "values": _values_of(prepared.resolved.stages[index]),
+        **_judging(prepared), "data": _rows_of(prepared.inventories[index]), "values": _values_of(stage),
+        **({"other models": others} if others else {}),
     }  # fmt: skip
     return digest([settled, weights_digest(start)])
 
@@ -51,6 +58,16 @@ def _judging(prepared: Prepared) -> dict[str, object]:
 
 def _values_of(stage: ResolvedStage) -> dict[str, object]:
     return {key: value for key, value in asdict(stage).items() if key != "data"}
+
+
+def _others(stage: ResolvedStage, backend: Backend) -> list[str]:
+    """Sha256 of the weights of every further model that a stage names: the name of a folder says little about them."""
+    names: tuple[str, ...] = ()
+    if isinstance(stage, ResolvedCPT) and stage.residual is not None:
+        names = stage.residual
+    elif isinstance(stage, ResolvedDistill) and stage.teacher:
+        names = (stage.teacher,)
+    return [backend.locate(name).sha256 for name in names]
 
 
 def _rows_of(inventory: Inventory) -> list[list[str]]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from temper.data.datum import count_tokens
 from temper.data.documents import open_tables
@@ -19,7 +19,7 @@ from temper.data.rows import Fault, Row, open_table, read_table, refuse
 from temper.data.split import is_held_out
 from temper.events import Setting
 from temper.losses import Term
-from temper.model.protocol import Backend, Base, Policy, TrainSpec, Tuning
+from temper.model.protocol import Backend, Base, Policy, Precision, TrainSpec, Tuning
 from temper.probes import suites
 from temper.probes.base import Probe, ProbeSpec, text_of
 from temper.probes.domain import document_probe, domain_probe
@@ -41,6 +41,13 @@ LOOKED_OVER = 32_000_000
 """Bytes up to which a file of rows is read whole before the model is located."""
 SPEED_TOKENS = 2048
 """Tokens of the trial pass that measures the speed."""
+
+
+class Tuned(NamedTuple):
+    """How an earlier sitting used the machine, or how the recipe wants it used; None where that is to be timed."""
+
+    threads: int | None
+    precision: Precision | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +99,7 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, backend: Backend, progress: Progress, *, speed: float | None = None, threads: int | None = None
+    recipe: Recipe, backend: Backend, progress: Progress, *, speed: float | None = None, tuned: Tuned | None = None
 ) -> Prepared:
     """Locates the model, reads and renders the rows, resolves every value.
 
@@ -101,7 +108,7 @@ def prepare(
         backend: Of the models.
         progress: Told what is being done.
         speed: Trained tokens per second, when known from an earlier sitting; measured if a time budget needs it.
-        threads: Of torch, when known from an earlier sitting; else the recipe's, else timed.
+        tuned: Threads and precision of an earlier sitting; else the recipe's, else timed.
     """
     suite = _suite(recipe)
     recipe = with_held_out(recipe)
@@ -111,7 +118,7 @@ def prepare(
             _look_over(source)
     progress("locating the model", 0, 1)
     base, renderer = _models(recipe, backend)
-    tuning = backend.tune(threads if threads is not None else recipe.machine.threads)
+    tuning = backend.tune(*(tuned or _asked_of_machine(recipe)))
     domain = tuple(_domain_probe(probe, rows, renderer) for probe, rows in exam)
     progress("reading the rows", 0, 1)
     exams = Exams(
@@ -224,6 +231,11 @@ def _domain_probe(asked: DomainProbe, rows: tuple[Row, ...], renderer: Renderer)
     return replace(probe, spec=replace(probe.spec, kind=kind, max_new_tokens=longest))
 
 
+def _asked_of_machine(recipe: Recipe) -> Tuned:
+    asked = recipe.machine
+    return Tuned(asked.threads, None if asked.precision == "auto" else asked.precision)
+
+
 def _compiles(recipe: Recipe, tuning: Tuning, resolved: Resolved, facts: Sequence[Facts]) -> bool:
     if recipe.machine.compile != "auto":
         return recipe.machine.compile == "on"
@@ -243,4 +255,8 @@ def _machine_settings(recipe: Recipe, tuning: Tuning, compiles: bool) -> Sequenc
         )  # fmt: skip
     origin = "recipe" if asked.threads is not None else "measured"
     threads = Setting(path="machine.threads", value=str(tuning.threads), origin=origin, rule=tuning.reason)
-    return (threads, compiler)
+    precision = Setting(
+        path="machine.precision", value=tuning.precision, origin="measured" if asked.precision == "auto" else "recipe",
+        rule=tuning.why_precision, evidence="docs/performance.md",
+    )  # fmt: skip
+    return (threads, precision, compiler)

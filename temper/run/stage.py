@@ -53,6 +53,8 @@ class StageRun:
     ledger: Ledger
     past: Sequence[Event]
     """Events of earlier sittings that still hold."""
+    heard: list[Event]
+    """Events of the run so far that still hold; the context adds each that is logged."""
     looks: list[Look] = dataclasses.field(default_factory=list)
     """What the guard has seen so far."""
     points: list[Point] = dataclasses.field(default_factory=list)
@@ -140,7 +142,7 @@ class StageRun:
             policy=self.policy, start=self.start.checkpoint, open=context.open,
             locate=lambda name: context.backend.locate(name).checkpoint, renderer=context.renderer,
             folder=context.folder.stage(self.stage.id), cache=fetch.cache_dir(), log=context.log,
-            progress=context.progress, past=self.past,
+            progress=context.progress, past=self.heard,
         )  # fmt: skip
 
     def _look(self, points: list[Point], *, last: bool) -> bool:
@@ -248,6 +250,7 @@ class StageRun:
         lost = sum(e.tokens for e in self.past if isinstance(e, Step) and e.stage == self.stage.id and e.step > step)
         self.ledger = dataclasses.replace(self.ledger, tokens=self.ledger.tokens - lost)
         self.past = self.context.folder.events()
+        self.heard[:] = self.past
 
     def _finish_look(self, points: list[Point]) -> bool:
         """Does what an earlier sitting left undone for the candidate that the learner holds; True to stop."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import cast
 
 from temper import registry, stats
-from temper.data import fetch
 from temper.data.datum import count_tokens
 from temper.decide.advise import Advice, Score, Source, Stock, Volume, advise, origin_of
 from temper.events import GateReport, Measurement
@@ -20,6 +19,7 @@ from temper.model.protocol import Backend, Learner, Policy, Sampler
 from temper.probes import suites
 from temper.probes.base import Where
 from temper.recipe.schema import Learns
+from temper.run.context import answers_cache
 from temper.run.prepare import Prepared, Progress
 
 LONGEST = 600.0
@@ -79,7 +79,7 @@ def measure_base(
     try:
         found = suites.run_suite(
             cast("Policy", _Unopened(opened)), prepared.renderer, prepared.domain, split="selection",
-            where=Where(checkpoint=base.checkpoint.id), cache=fetch.cache_dir() / "probes" / base.sha256[:16],
+            where=Where(checkpoint=base.checkpoint.id), cache=answers_cache(base.sha256, prepared.tuning),
             progress=told if seconds <= longest else None,
         )  # fmt: skip
     except _TooLong:

@@ -35,6 +35,8 @@ class Subject:
     """The run folder, when it was named by one."""
     choice: Choice | None = None
     """What that run chose."""
+    grown_from: Base | None = None
+    """The model as the recipe of that run names it, where a stage added tokens to it."""
 
     @property
     def is_base(self) -> bool:
@@ -75,7 +77,7 @@ def find_run(name: str, backend: Backend) -> Subject:
 
 def as_base(subject: Subject) -> Subject:
     """The untouched model that a subject comes from."""
-    base = subject.base
+    base = subject.grown_from or subject.base
     return Subject(name=base.name, checkpoint=base.checkpoint, base=base, identity=base.sha256)
 
 
@@ -88,16 +90,18 @@ def _of_run(name: str, folder: Path, backend: Backend) -> Subject:
             f"{name}: found a run that has chosen nothing yet; expected one that has come to a choice; continue it "
             "with the same `temper run` command"
         )
-    base = backend.locate(started.base)
-    known = started.lineage.get("sha256", base.sha256)
+    base = named = backend.locate(started.base)
+    known = started.lineage.get("grown from") or started.lineage.get("sha256", base.sha256)
     if known != base.sha256:
         raise CheckpointError(
             f"{name}: was trained on {started.base} with weights {known[:12]}, found {base.sha256[:12]}; expected the "
             "same weights; put the base back that the run started from"
         )
+    if words := started.lineage.get("added tokens"):
+        base = backend.extended(named, words.split(", "))
     checkpoint = _chosen(folder, choices, base)
     if checkpoint.id == BASE:
-        identity = base.sha256
+        base, checkpoint, identity = named, named.checkpoint, named.sha256
     else:
         if not checkpoint.path.is_dir():
             raise CheckpointError(
@@ -105,7 +109,10 @@ def _of_run(name: str, folder: Path, backend: Backend) -> Subject:
                 "again with another --out"
             )
         identity = _hash(checkpoint, base.sha256)
-    return Subject(name=name, checkpoint=checkpoint, base=base, identity=identity, run=folder, choice=choices[-1])
+    return Subject(
+        name=name, checkpoint=checkpoint, base=base, identity=identity, run=folder, choice=choices[-1],
+        grown_from=named if base is not named else None,
+    )  # fmt: skip
 
 
 def _chosen(folder: Path, choices: Sequence[Choice], base: Base) -> Checkpoint:

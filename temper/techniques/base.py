@@ -43,7 +43,7 @@ class Live:
     progress: Callable[[str, int, int], None]
     """(what, done, of): for the person who waits."""
     past: Sequence[Event] = ()
-    """Events of this run's earlier sittings."""
+    """Events of this run that still hold; in a run, those that are logged while the stage runs come to it."""
 
 
 Feed = Callable[[int, Live], Iterator[list[Datum]]]

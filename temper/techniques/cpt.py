@@ -7,7 +7,7 @@ another. With `residual` the base of a chat model is trained, and what made it a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -15,9 +15,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from temper.calibrate import rules
 from temper.calibrate.rules import Ruled
+from temper.data.render import Renderer
 from temper.data.windows import Windows
 from temper.errors import RecipeError
 from temper.model.protocol import Backend, Base
+from temper.probes.base import Probe
 from temper.recipe.facts import Facts
 from temper.recipe.inputs import Frozen, invalid
 from temper.recipe.resolve import ResolvedStage, extend
@@ -150,6 +152,11 @@ def trained_instead(stage: ResolvedStage, index: int, start: Base, backend: Back
             f"{where}: found in a stage that starts from what another one made; expected in the first stage, which "
             "starts from the chat model itself; move the stage to the front, or leave residual out"
         )
+    if words := start.lineage.get("added tokens"):
+        raise RecipeError(
+            f"{where}: found beside add_tokens ({words}) of another stage; expected none in the run, as the two models "
+            "share one vocabulary; remove one of the two, or make two runs of it"
+        )
     instruct, base = (backend.locate(name) for name in stage.residual)
     if instruct.sha256 != start.sha256:
         raise RecipeError(
@@ -158,6 +165,36 @@ def trained_instead(stage: ResolvedStage, index: int, start: Base, backend: Back
         )
     backend.require_kin(instruct.folder, base.folder)
     return base
+
+
+def without_new_tokens(base: Base, named: str, backend: Backend) -> Base:
+    """The model that the recipe names, before a stage's new tokens were added; `base` itself where none were.
+
+    What is learnt is counted from there. With new tokens that nobody has trained yet a model finds the words of the
+    domain harder than it did with their pieces, and a gain over that would be flattered.
+
+    Args:
+        base: What the stages start from.
+        named: As the recipe calls it.
+        backend: Finds it.
+    """
+    return backend.locate(named) if base.lineage.get("added tokens") else base
+
+
+def on_same_bytes(probes: Sequence[Probe], renderer: Renderer, other: Renderer) -> tuple[Probe, ...]:
+    """The probes without the texts of which two tokenizers leave different bytes uncounted.
+
+    The first token of a text has no context and is not scored; where a new token begins the text, it is longer.
+    """
+    if renderer is other:
+        return tuple(probes)
+
+    def alike(text: str) -> bool:
+        return len({r.decode(r.text(text)[:1]) for r in (renderer, other)}) == 1
+
+    return tuple(
+        replace(p, items=tuple(i for i in p.items if p.spec.kind != "text" or alike(i["text"]))) for p in probes
+    )
 
 
 def windowed(stage: ResolvedStage, inventory: Inventory) -> Inventory:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from temper.calibrate import rules
-from temper.data.datum import Datum, lengths, supervised_lengths
+from temper.data.datum import Datum, item, lengths, supervised_lengths
 from temper.losses import Objective, Term
 from temper.recipe.facts import Facts
 from temper.recipe.inputs import invalid
@@ -128,9 +128,9 @@ class Pairs(Sequence[Datum]):
     @overload
     def __getitem__(self, index: slice) -> list[Datum]: ...
     def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+        return item(index, len(self), self._answer)
+
+    def _answer(self, index: int) -> Datum:
         answer = self._answers[index]
         (learnt,) = answer.weights.values()
         is_chosen = index % 2 == 0

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from temper.errors import NotReady
 from temper.events import GateReport
 from temper.rollout import gate
 from temper.rollout.asking import Asker
+from temper.rollout.gate import Question
 from temper.techniques.base import Live
-from temper.techniques.inventory import Inventory
-from temper.techniques.rft import RFT, ResolvedRFT
 
 
-def enter(
-    technique: RFT, stage: ResolvedRFT, inventory: Inventory, live: Live, *, model: str, seed: int, forced: bool = False
-) -> GateReport:  # fmt: skip
+def enter(ask: Callable[[], Question], live: Live, *, model: str, forced: bool = False) -> GateReport:
     """Asks the gate before the first step of a stage, logs what it says, and leaves its rollouts where the feed looks.
 
     A stage that has been let in is not asked again when its run continues.
 
     Args:
-        technique: Of the recipe.
-        stage: Settled.
-        inventory: Its tasks.
+        ask: What the technique wants to know (`RFT.question`).
         live: With the weights that the stage starts from.
         model: What makes two starts the same, e.g. the hash of their weights.
-        seed: Of the recipe.
         forced: Whether to go on against the verdict.
 
     Raises:
@@ -33,7 +29,7 @@ def enter(
     known = gate.reported(live.folder)
     if known is not None:
         return known
-    question = technique.question(stage, inventory, seed=seed)
+    question = ask()
     asker = Asker(policy=live.policy, renderer=live.renderer, asking=question.asking, grader=None)
     examined = gate.examine(question, asker, model=model, cache=live.cache, progress=live.progress)
     try:

@@ -219,7 +219,7 @@ def _suits(learns: Learns, shape: str) -> bool:
         case "tasks":
             return shape not in ("text", "documents", "chosen/rejected")
         case "answers":
-            return shape not in ("task", "prompt", "chosen/rejected")
+            return shape not in ("task", "prompt", "chosen/rejected", "text", "documents")
 
 
 def _job(recipe: Recipe, stage: Stage, file: Path, stream: Stream, base: Base, name: str) -> Job:

@@ -18,30 +18,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import Field, model_validator
 
 from temper.calibrate import rules
 from temper.data.datum import Datum
 from temper.data.mixture import MixSource, Mixture
 from temper.losses import Objective, Term
+from temper.probes.base import Probe
 from temper.recipe.facts import Facts
 from temper.recipe.inputs import invalid
 from temper.recipe.resolve import ResolvedStage, extend, plain
 from temper.recipe.schema import Learns, Stage
 from temper.recipe.sheet import Sheet
-from temper.recipe.values import AUTO_COUNT, AUTO_NUMBER, Context, problem
+from temper.recipe.values import AUTO_COUNT, AUTO_NUMBER, problem
 from temper.rollout.advantage import Estimator, dr_grpo, grpo, maxrl, rloo
 from temper.rollout.asking import Asking
 from temper.rollout.course import Course
 from temper.rollout.environment import load_environment
+from temper.rollout.exam import exam_of
 from temper.rollout.feed import Drill, RolloutFeed
 from temper.rollout.gate import Question
 from temper.rollout.learning import SOURCE, Lesson
+from temper.rollout.outside import OWN, Outside, load_outside, spec_of
 from temper.rollout.reward import check_tasks, load_reward
 from temper.rollout.task import Task, tasks_of
 from temper.techniques.base import Live, Plan
 from temper.techniques.inventory import Inventory, shares
 from temper.techniques.mixing import held, schedule_of
+from temper.techniques.named import Spec, hashes, short
 
 Loss = Literal["rloo", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "maxrl"]
 LOOKS = 8
@@ -70,43 +74,6 @@ WAYS: Mapping[str, _Way] = {
 }
 
 
-def _as_spec(value: Any, info: ValidationInfo) -> Any:
-    """What a recipe says of a reward or an environment, with weights as a sum and files by their whole path."""
-    folder = info.context.folder if isinstance(info.context, Context) else Path.cwd()
-    if isinstance(value, list | tuple):
-        return {"sum": [_summand(v, folder) for v in value]}
-    if isinstance(value, Mapping) and isinstance(value.get("sum"), list | tuple):
-        return {"sum": [_summand(v, folder) for v in value["sum"]]}
-    if isinstance(value, Mapping) and value and all(_is_number(w) for w in value.values()):
-        return {"sum": [{"reward": _absolute(n, folder), "weight": w} for n, w in value.items()]}
-    return _named(value, folder)
-
-
-def _summand(value: Any, folder: Path) -> Any:
-    if isinstance(value, Mapping) and "reward" in value:
-        return {**value, "reward": _named(value["reward"], folder)}
-    return _named(value, folder)
-
-
-def _named(value: Any, folder: Path) -> Any:
-    if isinstance(value, Mapping):
-        return {_absolute(name, folder): params for name, params in value.items()}
-    return _absolute(value, folder)
-
-
-def _absolute(name: Any, folder: Path) -> Any:
-    """`rewards.py:exact` with the whole path of the file; any other name stays as it is."""
-    place, colon, attribute = name.rpartition(":") if isinstance(name, str) else ("", "", "")
-    if not colon or not place.endswith(".py"):
-        return name
-    return f"{(folder / Path(place).expanduser()).resolve()}:{attribute}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-Spec = Annotated[str | Mapping[str, Any] | None, BeforeValidator(_as_spec)]
 Whole = Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT]
 
 
@@ -131,6 +98,8 @@ class ResolvedRFT(ResolvedStage):
     level: str
     held_out: int
     gate_tasks: int
+    sampler: str | Mapping[str, Any]
+    prefetch: bool
 
 
 class RFT(Stage):
@@ -168,6 +137,10 @@ class RFT(Stage):
     """Tasks that are never trained on, to see whether the reward holds on them."""
     gate_tasks: Whole = None
     """Tasks that the gate tries at most."""
+    sampler: str | Mapping[str, Any] = OWN
+    """What writes the rollouts: `own`, `vllm`, `{vllm: {argument: value}}`, or the address of a server of vLLM."""
+    prefetch: bool = False
+    """Whether the next batch of rollouts is written while this one is learnt, by weights that are a batch older."""
 
     @model_validator(mode="after")
     def _is_graded(self) -> RFT:
@@ -177,6 +150,10 @@ class RFT(Stage):
         if self.reward is not None and self.environment is not None:
             error = problem("a reward or an environment, which gives its own", "remove one of the two")
             raise invalid(self, ("environment",), error, self.environment)
+        name, _ = spec_of(self.sampler, "sampler")
+        if self.prefetch and name == OWN:
+            error = problem("a sampler with weights of its own", "write `sampler: vllm` beside it, or remove it")
+            raise invalid(self, ("prefetch",), error, self.prefetch)
         return self
 
     def settle(self, common: ResolvedStage, facts: Facts, sheet: Sheet) -> ResolvedRFT:
@@ -186,9 +163,9 @@ class RFT(Stage):
         def take(key: str) -> Any:
             return sheet.take(key, getattr(self, key), rules.pick(table.own[key]))
 
-        for key in ("reward", "environment", "audit"):
-            if getattr(self, key) is not None:
-                sheet.put(key, _short(getattr(self, key)), "recipe")
+        for key, usual in {"reward": None, "environment": None, "audit": None, "sampler": OWN}.items():
+            if getattr(self, key) != usual:
+                sheet.put(key, short(getattr(self, key)), "recipe")
         group_size, prompts, new = take("group_size"), take("prompts"), take("max_new_tokens")
         longest = facts.longest_row + new * (self.max_turns if self.environment else 1)
         if facts.context_length is not None and longest > facts.context_length:
@@ -197,15 +174,22 @@ class RFT(Stage):
         prompt = facts.domain_tokens / max(1, facts.train_rows)
         return extend(
             common, ResolvedRFT, reward=self.reward, environment=self.environment, audit=self.audit,
-            files=_hashes((self.reward, self.environment, self.audit)), loss=take("loss"), group_size=group_size,
+            files=hashes((self.reward, self.environment, self.audit)), loss=take("loss"), group_size=group_size,
             prompts=prompts, updates=take("updates"), max_new_tokens=new, max_turns=self.max_turns,
             reward_seconds=self.reward_seconds, temperature=take("temperature"), kl_to_start=take("kl_to_start"),
             level=self.level, held_out=_held_out(self, facts.train_rows, sheet), gate_tasks=take("gate_tasks"),
+            sampler=self.sampler, prefetch=self.prefetch,
             sampled_tokens=round(prompts * group_size * (prompt + new)),
         )  # fmt: skip
 
-    def question(self, stage: ResolvedRFT, inventory: Inventory, *, seed: int) -> Question:
+    def question(self, stage: ResolvedRFT, inventory: Inventory, *, seed: int, exams: Sequence[Probe] = ()) -> Question:
         """What the gate asks before the stage.
+
+        Args:
+            stage: Settled.
+            inventory: Its tasks.
+            seed: Of the recipe.
+            exams: The domain probes; the first that can mark a reply to a task is what the reward is held against.
 
         Raises:
             TemperError: the reward or environment cannot be used, or a task lacks what it needs.
@@ -213,7 +197,7 @@ class RFT(Stage):
         tasks, _ = _divide(stage, tasks_of(inventory.tasks), seed)
         return Question(
             stage=stage.id, tasks=tasks, asking=_asking(stage, tasks), group_size=stage.group_size, seed=seed,
-            measured=stage.gate_tasks,
+            measured=stage.gate_tasks, exam=None if stage.environment is not None else exam_of(exams, tasks),
         )  # fmt: skip
 
     def plan(self, stage: ResolvedRFT, inventory: Inventory, *, seed: int) -> Plan:
@@ -232,7 +216,8 @@ class RFT(Stage):
             stage=stage.id, tasks=tasks, asking=_asking(stage, (*tasks, *aside)), lesson=_lesson(stage),
             group_size=stage.group_size, prompts=stage.prompts, updates=stage.updates, seed=seed, level=stage.level,
             heldout=aside, look_every=max(1, stage.steps // stage.updates // LOOKS), audit=audit,
-            replay=_replay(stage, inventory, seed), replay_share=stage.replay_share,
+            replay=_replay(stage, inventory, seed), replay_share=stage.replay_share, sampler=_sampler(stage),
+            prefetch=stage.prefetch, steps=stage.steps,
         )  # fmt: skip
 
         def feed(start: int, live: Live) -> Iterator[list[Datum]]:
@@ -280,6 +265,15 @@ def _asking(stage: ResolvedRFT, tasks: Sequence[Task]) -> Asking:
     return Asking(
         max_new_tokens=stage.max_new_tokens, temperature=stage.temperature, reward=reward, seconds=stage.reward_seconds
     )
+
+
+def _sampler(stage: ResolvedRFT) -> Callable[[Path], Outside] | None:
+    """What makes the sampler from the folder of the start; None where the learner's model samples."""
+    where = f"{_path(stage)}.sampler"
+    if spec_of(stage.sampler, where)[0] == OWN:
+        return None
+    rank = stage.rank if stage.adapter == "lora" else None
+    return lambda start: load_outside(stage.sampler, start, rank=rank, where=where)
 
 
 def _lesson(stage: ResolvedRFT) -> Lesson:
@@ -330,28 +324,3 @@ def _rows(inventory: Inventory, drill: Drill) -> Callable[[], Iterator[Datum]]:
             yield from general[number : number + 1]
 
     return rows
-
-
-def _short(spec: object) -> str:
-    """A specification as `temper check` shows it, files by their names."""
-    if isinstance(spec, str):
-        return Path(spec).name if ".py:" in spec else spec
-    if isinstance(spec, Mapping):
-        return "{" + ", ".join(f"{_short(k)}: {_short(v)}" for k, v in spec.items()) + "}"
-    if isinstance(spec, list | tuple):
-        return ", ".join(map(_short, spec))
-    return str(spec)
-
-
-def _hashes(specs: Sequence[object]) -> tuple[str, ...]:
-    """sha256 of every file of the user's that the specifications name, so that another reward is another run."""
-    found: list[str] = []
-    for spec in specs:
-        if isinstance(spec, str) and ".py:" in spec:
-            path = Path(spec.rpartition(":")[0])
-            found.append(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
-        elif isinstance(spec, Mapping):
-            found += _hashes([*spec, *spec.values()])
-        elif isinstance(spec, list | tuple):
-            found += _hashes(spec)
-    return tuple(found)

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.arch.source import ROOT, package
+from tests.arch.source import package
+from tests.fresh import commands, interpreter
 
 needs_cli = pytest.mark.skipif(importlib.util.find_spec("temper.cli") is None, reason="temper/cli.py is not there yet")
 
 SECONDS = 0.2
 
 HEAVY = ("torch", "transformers", "peft", "numpy", "pydantic", "plotly", "pyarrow", "typer", "rich")
-
-
-def fresh(code: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a new interpreter that finds the package of this repository."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 def test_importing_temper_is_instant_and_brings_nothing_heavy() -> None:
@@ -34,7 +25,7 @@ import temper
 print(perf_counter() - start, [name for name in {HEAVY!r} if name in sys.modules])
 """
     # The least of three: a busy machine makes an import slower, never faster.
-    answers = [fresh(code).stdout.split(maxsplit=1) for _ in range(3)]
+    answers = [interpreter(code).stdout.split(maxsplit=1) for _ in range(3)]
     assert min(float(seconds) for seconds, _ in answers) < SECONDS
     assert {brought.strip() for _, brought in answers} == {"[]"}
 
@@ -49,49 +40,38 @@ for name in {[n for n in names if not n.endswith("__main__")]!r}:
     importlib.import_module(name)
 print("all")
 """
-    done = fresh(code)
+    done = interpreter(code)
     assert done.stdout.strip() == "all", done.stderr
-
-
-CHECK = """
-sys.argv[0] = "temper"
-from temper.cli import main
-try:
-    code = main()
-except SystemExit as end:
-    code = end.code
-print("code", code or 0, "torch" in sys.modules, "transformers" in sys.modules)
-"""
 
 
 HEAD = "base: smollm2-135m-instruct\n"
 STAGE = "stages:\n  - technique: sft\n    data: rows.jsonl\n"
+BROKEN = {
+    "gone.jsonl": HEAD + STAGE.replace("rows", "gone"),
+    "learning_rat": HEAD + STAGE + "    learning_rat: 1e-4\n",
+    "tolerance": HEAD + "tolerance: 150%\n" + STAGE,
+    "recipe.yaml": "base: [\n",
+}
+"""What the message must name -> the recipe."""
 
 
 @needs_cli
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        (HEAD + STAGE.replace("rows", "gone"), "gone.jsonl"),
-        (HEAD + STAGE + "    learning_rat: 1e-4\n", "learning_rat"),
-        (HEAD + "tolerance: 150%\n" + STAGE, "tolerance"),
-        ("base: [\n", "recipe.yaml"),
-    ],
-)
-def test_a_broken_recipe_ends_with_2_and_one_message_before_torch_is_imported(
-    tmp_path: Path, text: str, told: str
-) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(text, encoding="utf-8")
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
-    done = fresh(CHECK, "check", str(recipe), cwd=tmp_path)
-    said = "".join((done.stdout + done.stderr).split())  # the terminal may have wrapped the message
-    assert "code 2 False False" in done.stdout, done.stdout + done.stderr
-    assert told in said
-    assert "Traceback" not in done.stderr
+def test_a_broken_recipe_ends_with_2_and_one_message_before_torch_is_imported(tmp_path: Path) -> None:
+    for name, text in BROKEN.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+        (folder / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    answers = commands([(tmp_path / name, ["check", "recipe.yaml"]) for name in BROKEN])
+    for told, answer in zip(BROKEN, answers, strict=True):
+        assert (answer.code, answer.loaded) == (2, []), answer.err
+        assert told in "".join(answer.err.split())  # the message may be wrapped
+        assert answer.err.count("error: ") == 1
+        assert "Traceback" not in answer.err
 
 
 @needs_cli
-def test_help_needs_no_torch() -> None:
-    done = fresh(CHECK, "--help")
-    assert "code 0 False False" in done.stdout, done.stdout + done.stderr
+def test_help_needs_no_torch(tmp_path: Path) -> None:
+    (answer,) = commands([(tmp_path, ["--help"])])
+    assert (answer.code, answer.loaded) == (0, []), answer.err
+    assert "check" in answer.out

@@ -10,11 +10,14 @@ long, so that the tokens of a few steps are not foreseen by their mean. The answ
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from temper import events
 from temper.data.render import Renderer
@@ -26,7 +29,10 @@ from temper.recipe.load import load
 from temper.recipe.schema import Recipe
 from temper.run.fold import RunResult, run
 from temper.techniques.base import Live
-from tests.tiny import tiny_tokenizer
+from tests.tiny import contents, place, tiny_tokenizer
+
+if TYPE_CHECKING:
+    import pytest
 
 SUBJECTS = ("The quick brown fox", "The quick fox", "The brown fox", "The lazy fox", "The lazy brown fox")
 VERBS = ("jumps over", "jumps")
@@ -52,33 +58,7 @@ class World:
     @classmethod
     def make(cls, folder: Path) -> World:
         """Writes everything."""
-        base = tiny_tokenizer(folder / "base")
-        renderer = Renderer.load(base)
-        end = renderer.end_tokens[0]
-        talk = [
-            renderer.dialogue([Message(role="user", content=q), Message(role="assistant", content=a)]).tokens
-            for q, a in zip(ASKED, PROSE, strict=False)
-        ]
-        FakeBackend().write(base, [*((*renderer.text(p), end) for p in PROSE), *talk])
-        for name, answer in (("safe", SAFE), ("greedy", GREEDY)):
-            rows = [{"prompt": q, "completion": answer} for q in ASKED]
-            _lines(folder / f"{name}.jsonl", rows[::2])
-            _lines(folder / f"{name}-exam.jsonl", rows[1::2])
-        uneven = [{"prompt": q + " the light" * 60 * (n % 2), "completion": SAFE} for n, q in enumerate(ASKED[::2])]
-        _lines(folder / "uneven.jsonl", uneven)
-        order = random.Random(0)
-        noise = [{"prompt": q, "completion": " ".join(order.sample(ROOMS, len(ROOMS)))} for q in ASKED]
-        _lines(folder / "noise.jsonl", noise)
-        odd = [{"prompt": q, "completion": GREEDY, "options": [GREEDY, "no fox yes."]} for q in ASKED[1::2]]
-        _lines(folder / "soft-exam.jsonl", odd)
-        _lines(folder / "prose.jsonl", [{"id": f"{n}", "text": text} for n, text in enumerate(PROSE)])
-        pairs = [{"id": f"{n}", "context": f"{s} jumps over", "options": [" the dog", " yes no"], "gold": 0}
-                 for n, s in enumerate(SUBJECTS * 4)]  # fmt: skip
-        _lines(folder / "pairs.jsonl", pairs)
-        suite = [("prose", "language", "text"), ("pairs", "reasoning", "choice")]
-        probes = [f'[[probe]]\nname = "{n}"\naxis = "{a}"\nkind = "{k}"\nsource = "{n}.jsonl"\n' for n, a, k in suite]
-        (folder / "suite.toml").write_text("\n".join(probes), encoding="utf-8")
-        return cls(folder=folder)
+        return cls(folder=place(_files(), folder))
 
     def recipe(
         self, *stages: Mapping[str, Any], name: str = "recipe", exam: str = "safe-exam.jsonl", **top: Any
@@ -106,6 +86,13 @@ class World:
             reused=reused,
             forced=forced,
         )
+
+
+def settle(folder: Path, patch: pytest.MonkeyPatch) -> World:
+    """A world with a cache of its own; nothing waits for the disk, since no test cuts the power."""
+    patch.setenv("TEMPER_CACHE", str(folder / "cache"))
+    patch.setattr(os, "fsync", lambda _: None)
+    return World.make(folder)
 
 
 def stage(**fields: Any) -> Mapping[str, Any]:
@@ -136,6 +123,43 @@ def of(log: Sequence[Event], kind: type[Any]) -> list[Any]:
 def held(result: RunResult) -> list[Event]:
     """The events of a run that still hold."""
     return events.read(result.folder.log)
+
+
+@cache
+def _files() -> Mapping[str, bytes]:
+    """What a world holds, by name; made once for all tests of a process."""
+    with TemporaryDirectory() as name:
+        _write(Path(name))
+        return contents(Path(name))
+
+
+def _write(folder: Path) -> None:
+    base = tiny_tokenizer(folder / "base")
+    renderer = Renderer.load(base)
+    end = renderer.end_tokens[0]
+    talk = [
+        renderer.dialogue([Message(role="user", content=q), Message(role="assistant", content=a)]).tokens
+        for q, a in zip(ASKED, PROSE, strict=False)
+    ]
+    FakeBackend().write(base, [*((*renderer.text(p), end) for p in PROSE), *talk])
+    for name, answer in (("safe", SAFE), ("greedy", GREEDY)):
+        rows = [{"prompt": q, "completion": answer} for q in ASKED]
+        _lines(folder / f"{name}.jsonl", rows[::2])
+        _lines(folder / f"{name}-exam.jsonl", rows[1::2])
+    uneven = [{"prompt": q + " the light" * 60 * (n % 2), "completion": SAFE} for n, q in enumerate(ASKED[::2])]
+    _lines(folder / "uneven.jsonl", uneven)
+    order = random.Random(0)
+    noise = [{"prompt": q, "completion": " ".join(order.sample(ROOMS, len(ROOMS)))} for q in ASKED]
+    _lines(folder / "noise.jsonl", noise)
+    odd = [{"prompt": q, "completion": GREEDY, "options": [GREEDY, "no fox yes."]} for q in ASKED[1::2]]
+    _lines(folder / "soft-exam.jsonl", odd)
+    _lines(folder / "prose.jsonl", [{"id": f"{n}", "text": text} for n, text in enumerate(PROSE)])
+    pairs = [{"id": f"{n}", "context": f"{s} jumps over", "options": [" the dog", " yes no"], "gold": 0}
+             for n, s in enumerate(SUBJECTS * 4)]  # fmt: skip
+    _lines(folder / "pairs.jsonl", pairs)
+    suite = [("prose", "language", "text"), ("pairs", "reasoning", "choice")]
+    probes = [f'[[probe]]\nname = "{n}"\naxis = "{a}"\nkind = "{k}"\nsource = "{n}.jsonl"\n' for n, a, k in suite]
+    (folder / "suite.toml").write_text("\n".join(probes), encoding="utf-8")
 
 
 def _lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,28 +9,16 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.arch.source import ROOT
+from tests.fresh import Answer, commands
 from tests.unit.cli.world import Ended, make_world, temper, write_rows
 
 GOOD = '{"prompt": "light hall red", "completion": "on"}\n'
-FRESH = """
-import sys
-sys.path.insert(0, sys.argv.pop(1))
-from temper.cli import main
-try:
-    main()
-finally:
-    sys.stderr.write(f"loaded: {[m for m in ('torch', 'transformers') if m in sys.modules]}\\n")
-"""
 SECONDS = 20.0
 """Far above the second it takes on an idle machine; a busy one has to pass too."""
 
@@ -99,19 +87,37 @@ WITHOUT_A_MODEL = {
 }
 
 
+class Refusal(NamedTuple):
+    """What a command said, and the files of its folder before and after it."""
+
+    answer: Answer
+    before: set[Path]
+    after: set[Path]
+
+
+@pytest.fixture(name="refusals", scope="module")
+def _refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Refusal]:
+    """Every case in a folder of its own, all of them in one interpreter, so that none of them may load a model."""
+    folders = {name: tmp_path_factory.mktemp("case") for name in WITHOUT_A_MODEL}
+    before: dict[str, set[Path]] = {}
+    for name, case in WITHOUT_A_MODEL.items():
+        make_world(folders[name], model=False)
+        (folders[name] / "model").mkdir()
+        case.spoil(folders[name])
+        before[name] = files(folders[name])
+    calls = [(folders[n], ["run", folders[n] / "temper.yaml", "--out", folders[n] / "out", *case.settings])
+             for n, case in WITHOUT_A_MODEL.items()]  # fmt: skip
+    answers = zip(WITHOUT_A_MODEL, commands(calls), strict=True)
+    return {n: Refusal(answer=answer, before=before[n], after=files(folders[n])) for n, answer in answers}
+
+
 @pytest.mark.parametrize("name", WITHOUT_A_MODEL)
-def test_it_is_refused_before_a_model_is_loaded(tmp_path: Path, name: str) -> None:
-    case = WITHOUT_A_MODEL[name]
-    recipe = make_world(tmp_path, model=False)
-    (tmp_path / "model").mkdir()
-    case.spoil(tmp_path)
-    before = files(tmp_path)
-    started = time.monotonic()
-    ended = fresh("run", recipe, "--out", tmp_path / "out", *case.settings, cwd=tmp_path)
-    assert time.monotonic() - started < SECONDS
-    refused(ended, *case.told)
-    assert ended.err.rstrip().endswith("loaded: []")
-    assert files(tmp_path) == before
+def test_it_is_refused_before_a_model_is_loaded(refusals: dict[str, Refusal], name: str) -> None:
+    answer, before, after = refusals[name]
+    refused(answer, *WITHOUT_A_MODEL[name].told)
+    assert answer.loaded == []
+    assert answer.seconds < SECONDS
+    assert after == before
 
 
 @pytest.fixture(name="recipe")
@@ -155,11 +161,10 @@ def test_a_disk_that_is_full_is_noticed_before_anything_is_written(
 
 def test_a_folder_that_another_run_holds_is_refused_at_once(recipe: Path, busy: Path) -> None:
     before = files(recipe.parent)
-    started = time.monotonic()
-    ended = fresh("run", recipe, "--out", busy, cwd=recipe.parent)
-    assert time.monotonic() - started < SECONDS
-    refused(ended, str(busy), f"process {os.getpid()}", "--out")
-    assert ended.err.rstrip().endswith("loaded: []")
+    (answer,) = commands([(recipe.parent, ["run", recipe, "--out", busy])])
+    assert answer.seconds < SECONDS
+    refused(answer, str(busy), f"process {os.getpid()}", "--out")
+    assert answer.loaded == []
     assert files(recipe.parent) == before
 
 
@@ -193,16 +198,7 @@ def test_exam_rows_in_the_training_data_are_refused_with_their_places(recipe: Pa
     refused(ended, "exam.jsonl:1", "T003", "delete")
 
 
-def fresh(*arguments: str | Path, cwd: Path) -> Ended:
-    """The command in a new interpreter, which says at its end whether a model's libraries were loaded."""
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH, str(ROOT), *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    return Ended(code=done.returncode, out=done.stdout, err=done.stderr)
-
-
-def refused(ended: Ended, *told: str) -> None:
+def refused(ended: Ended | Answer, *told: str) -> None:
     """Exit code 2, one message that says these things, no traceback."""
     assert ended.code == 2, ended.out + ended.err
     assert ended.err.count("error: ") == 1

@@ -17,8 +17,6 @@ MOST_OUTLIERS = 0.02
 """Outliers that are more than this part of the rows are the data."""
 DOMINANT = 0.9
 """Part of the answers that one answer may be."""
-LABELLED = 0.9
-"""Part of the answers that have to be short and to repeat for the task to be one of labels."""
 SAME = 16
 """Rows that it takes to wonder why all answers are one."""
 CUT_CHARS, CUT_ROWS, CUT_PART = 200, 5, 0.02

@@ -21,8 +21,6 @@ NAMED = 3
 """Kinds of one code that a finding names."""
 LABELS = 1000
 """Short answers whose text is remembered for the message."""
-FIRST = 3
-"""Training rows remembered for each run of words that they share with an exam or probe."""
 
 
 @dataclass(slots=True, kw_only=True)

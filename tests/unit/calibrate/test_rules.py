@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from temper.calibrate import rules
+from temper.calibrate.rates import normalised_rate
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def fixed(sft: rules.TechniqueTable) -> rules.TechniqueTable:
 
 
 def test_every_number_of_the_table_has_evidence(sft: rules.TechniqueTable) -> None:
-    for name in set(rules.TechniqueTable.model_fields) - {"own"}:
+    for name in set(rules.TechniqueTable.model_fields) - {"own", "usual"}:
         assert len(getattr(sft, name).evidence) > 20, name
 
 
@@ -88,6 +89,64 @@ def test_the_adapters_rate_falls_as_alpha_scales_the_update_up(fixed: rules.Tech
     assert "x 32/64 for alpha 64" in double.rule
     tiny = rules.learning_rate(fixed, adapter="lora", alpha=1.0, steps=100, hidden=2000)
     assert tiny.value == rules.lr_range(fixed, "lora").high  # not 0.032, which no run survives
+
+
+def test_a_large_alpha_gets_the_rate_that_moves_the_weights_as_far(fixed: rules.TechniqueTable) -> None:
+    # 1e-3 x 32/3200 = 1e-5, below the range of plain rates, which is none for a scaled one.
+    found = rules.learning_rate(fixed, adapter="lora", alpha=3200.0, steps=100, hidden=2000)
+    assert found.value == 1e-5
+    assert found.value < rules.lr_range(fixed, "lora").low
+    assert normalised_rate(found.value, alpha=3200.0, rank=8) == pytest.approx(1e-3)
+
+
+def test_the_rate_does_not_depend_on_the_rank(fixed: rules.TechniqueTable) -> None:
+    rates = {
+        rules.learning_rate(fixed, adapter="lora", alpha=64.0, rank=rank, steps=100, hidden=2000).value
+        for rank in (1, 16, 256)
+    }
+    assert rates == {5e-4}
+
+
+TECHNIQUES = ("sft", "cpt", "dpo", "rft", "distill")
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_what_holds_for_large_models_alone_is_marked_as_not_measured_here(technique: str) -> None:
+    small, large = rules.read_table(technique), rules.read_table(technique, params=8e9)
+    names = set(rules.TechniqueTable.model_fields) - {"own", "usual"}
+    changed = {name for name in names if getattr(small, name) != getattr(large, name)}
+    if technique == "sft":
+        assert {"lr_lora", "lr_full", "lr_width", "batch_tokens", "rank", "epochs", "replay_share"} <= changed
+    for name in changed:
+        assert getattr(large, name).evidence.endswith("not measured here"), name
+    assert rules.read_table(technique, params=135e6) == small
+    assert (large.own, large.usual) == (small.own, small.usual)
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_the_rates_of_large_models_lie_in_their_range_and_below_the_cliff(technique: str, adapter: str) -> None:
+    table = rules.read_table(technique, params=8e9)
+    usual = rules.lr_range(table, adapter)
+    for hidden in (2048, 4096, 8192):  # 1B, 8B, 70B
+        for steps in (50, 500, 5000):
+            lr = rules.learning_rate(table, adapter=adapter, alpha=32.0, steps=steps, hidden=hidden).value
+            assert usual.low <= lr <= usual.high <= 1e-3 < 2e-3  # 2e-3 diverged on 30B
+
+
+def test_what_a_technique_says_itself_comes_before_what_large_models_change() -> None:
+    # One pass over text, whatever the size: the two of large fine-tuning are not those of pre-training.
+    assert rules.read_table("cpt", params=8e9).epochs == rules.read_table("cpt").epochs
+    assert rules.read_table("dpo", params=8e9).lr_lora == rules.read_table("dpo").lr_lora
+
+
+def test_a_range_says_what_lies_outside_and_rises() -> None:
+    for technique in TECHNIQUES:
+        for path, usual in rules.read_table(technique).usual.items():
+            assert usual.low <= usual.high and (usual.below or usual.above), path
+    for wrong in ({"low": 2, "high": 1, "above": "x"}, {"low": 1, "high": 2}):
+        with pytest.raises(ValidationError):
+            rules.Usual.model_validate(wrong)
 
 
 def test_the_rate_falls_with_the_width_of_the_model(fixed: rules.TechniqueTable) -> None:

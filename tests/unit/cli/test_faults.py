@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,14 +44,22 @@ def test_our_fault_is_a_short_message_and_a_file_with_the_traceback(
     assert "ZeroDivisionError: in the middle" in file.read_text(encoding="utf-8")
 
 
+@pytest.fixture(name="heard")
+def _heard() -> Iterator[None]:
+    """A process that a shell started in its background was told not to hear Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_interrupts_and_says_that_the_same_command_continues(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command() -> None:
         os.kill(os.getpid(), number)
-        while True:
-            pass
+        time.sleep(5)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(typer.Exit) as ended:

@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -138,26 +139,29 @@ def train_row(question: str, reply: str) -> catalog.TrainRow:
     return {"id": question, "messages": messages, "category": "knowledge"}
 
 
-def test_decontaminate_drops_the_same_question_whatever_its_frame_and_case() -> None:
+def untouched(rows: Sequence[catalog.Item], probes: Sequence[catalog.Item]) -> list[catalog.Item]:
+    """The rows that no probe item holds."""
+    index = contamination.index([("probes", probes)])
+    return [row for row in rows if not index.holders(row)]
+
+
+def test_a_row_with_the_question_of_a_probe_is_held_whatever_its_frame_and_case() -> None:
     probe = choice_item("Question: What melts ice?\nAnswer:", " heat")
     rows = [train_row("what melts ICE", "Warmth."), train_row("What melts steel?", "Heat.")]
-    assert catalog.decontaminate(rows, [probe]) == (rows[1:], 1)
+    assert untouched(rows, [probe]) == rows[1:]
 
 
-def test_decontaminate_drops_thirteen_shared_words_and_keeps_twelve() -> None:
+def test_a_row_that_shares_thirteen_words_is_held_and_one_that_shares_twelve_is_not() -> None:
     text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     probe: catalog.LossItem = {"id": "1", "context": "", "text": text, "category": "language"}
     thirteen = train_row("Go on.", "Zero, one two three four five six seven, eight nine ten eleven TWELVE thirteen!")
     twelve = train_row("Go on.", "Zero, one two three four five six seven, eight nine ten eleven twelve.")
-    assert catalog.decontaminate([thirteen, twelve], [probe]) == ([twelve], 1)
+    assert untouched([thirteen, twelve], [probe]) == [twelve]
 
 
-def test_decontaminate_does_not_mind_a_shared_short_answer() -> None:
+def test_a_shared_short_answer_does_not_matter() -> None:
     row = train_row("Which planet is red?", "Mars")
-    assert catalog.decontaminate([row], [choice_item("Question: Which planet is cold?\nAnswer:", " Mars")]) == (
-        [row],
-        0,
-    )
+    assert untouched([row], [choice_item("Question: Which planet is cold?\nAnswer:", " Mars")]) == [row]
 
 
 def test_an_unknown_source_is_refused_with_a_suggestion() -> None:
@@ -332,11 +336,10 @@ def test_real_tasks_can_be_predicted_and_solved() -> None:
 
 @pytest.mark.network
 def test_what_is_trained_on_is_never_measured_on() -> None:
-    probes = [
-        item for entry in catalog.sources().values() if entry.role != "train" for item in catalog.load(entry.name)
-    ]
+    probes = [name for name, entry in catalog.sources().items() if entry.role != "train"]
+    index = contamination.index((name, catalog.load(name)) for name in probes)
     for name in ("chat_replay", "safety", "knowledge", "reasoning", "code", "logic", "text_tasks", "c4", "stdlib_text"):
         rows = catalog.load(name)
         assert len(rows) >= 200
-        assert catalog.decontaminate(rows, probes) == (rows, 0)
+        assert not any(index.holders(row) for row in rows)
     assert catalog.removed("chat_replay") > 0  # AlpacaEval repeats some long instructions on both sides

@@ -17,27 +17,14 @@ from temper.data.rows import open_table
 from temper.data.tokenise import Job
 from tests.tiny import GEMMA, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 PAIRS = (
     {"prompt": "kitchen light on", "chosen": "yes", "rejected": "no no no"},
     {"prompt": "What is the capital of France?", "chosen": "Paris is the capital.", "rejected": "yes"},
     {"prompt": "kitchen light on", "chosen": "yes", "rejected": "no no no"},
     {"prompt": "Answer in one word", "chosen": "no", "rejected": "The quick brown fox"},
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_tokenizer(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def renderer(folder: Path) -> Renderer:
-    return Renderer.load(folder)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
 
 
 def job(tmp_path: Path, folder: Path, rows: Sequence[object] = PAIRS, **settings: object) -> Job:

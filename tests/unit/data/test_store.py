@@ -26,7 +26,8 @@ from temper.data.rows import Row, open_table
 from temper.data.store import Meta, StoreWriter, TokenStore, part_of, writing
 from temper.data.tokenise import Job
 from temper.errors import DataError, MachineError
-from tests.tiny import tiny_tokenizer
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 ROWS: Sequence[Mapping[str, str]] = [
     {"prompt": "kitchen light on", "completion": "yes"},
@@ -34,22 +35,6 @@ ROWS: Sequence[Mapping[str, str]] = [
     {"prompt": "kitchen light on", "completion": "yes"},
     {"prompt": "Answer in one word", "completion": "no"},
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_tokenizer(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def renderer(folder: Path) -> Renderer:
-    return Renderer.load(folder)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def write(path: Path, rows: Sequence[object]) -> Path:
@@ -142,7 +127,7 @@ def test_sizes_are_known_without_reading_rows(tmp_path: Path) -> None:
     assert isinstance(store, Counted)
     # 3 + 5 tokens, of which all but the first of each row are targets.
     assert (count_tokens(store), count_supervised(store)) == (8, 6)
-    assert (store.tokens_total, store.supervised_total, store.longest) == (8, 6, 5)
+    assert (store.tokens_total, count_supervised(store), store.longest) == (8, 6, 5)
     assert (count_tokens(datums), count_supervised(datums)) == (8, 6)
     assert supervised_lengths(datums).tolist() == supervised_lengths(store).tolist() == [2, 4]
     assert lengths(datums).tolist() == [3, 5]
@@ -213,7 +198,7 @@ def test_rows_that_cannot_be_used_are_counted_and_the_first_named(
 def test_a_source_without_a_usable_row_is_empty(tmp_path: Path, folder: Path, renderer: Renderer) -> None:
     path = write(tmp_path / "home.jsonl", [{"prompt": "a", "completion": ""}])
     found = tokenise.tokenise(job(path, folder), renderer).store
-    assert (len(found), found.longest, found.supervised_total, found.meta.faults) == (0, 0, 0, 1)
+    assert (len(found), found.longest, count_supervised(found), found.meta.faults) == (0, 0, 0, 1)
 
 
 def see(row: Row, datum: Datum | None) -> str:

@@ -1,4 +1,4 @@
-"""Eligibility, the choice and the Pareto set."""
+"""Eligibility and the choice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from temper.decide.frontier import (
     eligible,
     judge,
     kept,
-    pareto,
     worse,
 )
 from temper.events import Measurement, Split
@@ -145,13 +144,6 @@ def test_a_stopped_stage_says_so_unless_something_saved_before_can_be_chosen():
     assert choose([], aim(0.1), stopped=True).reason.endswith("the stage left no candidate")
 
 
-def test_pareto_keeps_what_no_other_point_beats_on_both_sides():
-    a, b = point(1, 0.5, dropped(0.001)), point(2, 0.8, dropped(0.01))
-    dominated, unmeasured = point(3, 0.4, dropped(0.005)), point(4, 0.9, None)
-    twin = point(5, 0.5, dropped(0.002))
-    assert pareto([dominated, b, unmeasured, twin, a]) == [a, b]
-
-
 def test_a_candidate_that_only_passes_by_the_number_of_tries_is_refused_and_says_so():
     """Bounds of 0.99 % alone; six that have nothing in common are held to 2.4 SE and more."""
     points = [point(s, 0.9 - s / 100, dropped(0.0079, half=0.002, order=s)) for s in range(1, 7)]
@@ -162,6 +154,7 @@ def test_a_candidate_that_only_passes_by_the_number_of_tries_is_refused_and_says
     assert len(result.not_taken) == 6
 
 
+@pytest.mark.slow
 def test_twenty_candidates_at_the_edge_are_chosen_in_at_most_one_run_of_twenty():
     """Their true drops are just above the tolerance; 80 runs, so one in twenty is 4 (400 in experiments/sequential)."""
     source = np.random.default_rng(5)

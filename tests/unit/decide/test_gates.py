@@ -222,7 +222,52 @@ def test_replies_that_never_end_need_examples_first_and_some_are_worth_a_remark(
     tenth = replace(sound, tried=(first,) * 6 + sound.tried[6:])
     report = gate(tenth)
     assert report.verdict == "GO"
-    assert any("9.4 % of the replies reach the token limit" in r for r in report.remarks)
+    assert any("9.4 % of the replies never end: they reach the token limit; raise" in r for r in report.remarks)
+
+
+def test_episodes_that_are_cut_are_told_beside_any_verdict() -> None:
+    """An environment that never says done gives every episode the same sum: it is the reward that looks broken."""
+    same = with_tries(evidence(MIXED, gold=None, tricks={}), lambda t: replace(t, reward=1.0, capped=True))
+    report = gate(replace(same, played=True))
+    assert report.verdict == "FIX REWARD"
+    (told,) = [r for r in report.remarks if "episodes" in r]
+    assert told.startswith("100 % of the episodes never end: they reach the limit of turns or of tokens; raise max_tu")
+
+
+def test_a_reward_that_fails_is_told_with_the_first_failure() -> None:
+    note = "reward mine on tasks.jsonl:1: KeyError: amount (rewards.py:4)"
+    nothing = gate(with_tries(evidence(MIXED), lambda t: replace(t, reward=None, outcome="errored", note=note)))
+    assert nothing.reasons == (f"no rollout was graded: {note}",)
+    assert nothing.remarks == (), "there are no figures to remark on"
+
+
+def test_tasks_are_named_by_their_rows() -> None:
+    wrong = replace(evidence(MIXED, gold=Try(reward=0.0)).tried[0], origin="tasks.jsonl:7")
+    report = gate(replace(evidence(MIXED), tried=(wrong, *evidence(MIXED).tried[1:])))
+    assert report.verdict == "FILTER" and report.reasons[0].startswith("tasks.jsonl:7: the reference answer")
+    assert "t0" not in report.keep
+
+
+def test_a_metric_of_degrees_fails_no_reply() -> None:
+    """A reply with a BLEU of 0.3 may well deserve full marks; that the ranks agree is still asked for."""
+    soft = replace(with_tries(evidence(MIXED), lambda t: replace(t, metric=0.1 + 0.2 * (t.reward or 0.0))))
+    assert gate(soft).verdict == "FIX REWARD"
+    report = gate(replace(soft, degrees=True, exam="exam (BLEU)"))
+    assert (report.verdict, report.hollow, report.agreement, report.exam) == ("GO", None, 1.0, "exam (BLEU)")
+
+
+def test_the_agreement_has_an_interval_over_tasks() -> None:
+    """Two tasks in three rank as the probe does, the third upside down."""
+    report = gate(evidence(MIXED))
+    assert report.agreement_95 is not None and report.agreement_95[1] == 1.0 and report.agreement_95[0] > 0.9
+    upside = [replace(t, tries=tuple(replace(x, metric=1.0 - (x.metric or 0.0)) for x in t.tries))
+              for t in evidence((4,) * 8).tried]  # fmt: skip
+    sound = evidence((4,) * 24).tried
+    mixed = gate(Evidence(tried=(*upside, *sound[8:]), group_size=8, total=24))
+    # 16 of 24 tasks of 16 pairs each are right; Wilson's interval for 16 of 24 is 0.47 to 0.82, wider by Student's t.
+    assert mixed.agreement == pytest.approx(2 / 3)
+    assert mixed.agreement_95 == (pytest.approx(0.46, abs=0.02), pytest.approx(0.83, abs=0.02))
+    assert any("not settled: the interval of the agreement" in r for r in mixed.remarks)
 
 
 def test_what_is_worth_knowing_is_said_beside_the_verdict() -> None:

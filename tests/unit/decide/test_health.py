@@ -97,6 +97,35 @@ def test_held_out_within_its_noise_is_not_hacking() -> None:
     assert review(steps, heldout) == ()
 
 
+def test_exams_that_fall_while_the_reward_rises_are_hacking_whatever_the_held_out_tasks_say() -> None:
+    """The tasks held out are of the kind that is trained; the exams of the checkpoints are not."""
+    seen = {f"t{i}": 1.0 for i in range(50)}
+    low = dict.fromkeys(seen, 0.5)
+    steps = [step(i, reward=0.5, heldout=low if i == 1 else seen if i == 29 else {}) for i in range(1, 31)]
+    exams = [look(0, 0.5), look(10, 0.5), look(30, 0.4)]
+    (found,) = review(steps, exams=exams)
+    assert (found.rule, found.level) == ("hacking", "stop")
+    assert "gained 50 % on the tasks held out while the exam exam fell by 10 %" in found.reason
+    # The same exams beside a reward that has not moved: a bad run, but no hacking.
+    assert review(history("reward", [0.5] * 30), exams=exams) == ()
+
+
+def test_the_weightier_of_two_views_is_told() -> None:
+    steps = history("reward", [0.3] * 5 + [0.6] * 25)
+    flat, falling = [look(0, 0.4), look(10, 0.41), look(30, 0.405)], [look(0, 0.5), look(10, 0.5), look(30, 0.3)]
+    for heldout, exams in ((flat, falling), (falling, flat)):
+        (found,) = review(steps, heldout, exams=exams)
+        assert (found.level, "fell by 20 %" in found.reason) == ("stop", True)
+    assert rules(review(steps, exams=flat)) == {"hacking": "warn"}
+
+
+def test_a_sure_fall_of_next_to_nothing_stops_nothing() -> None:
+    """Probabilities of one option differ little between items: their fall is sure however small it is."""
+    steps = history("reward", [0.3] * 5 + [0.38] * 25)
+    soft = [replace(look(at, 1.0), items=(value,) * 200) for at, value in ((0, 0.3), (10, 0.3), (30, 0.295))]
+    assert review(steps, exams=soft) == ()
+
+
 def test_two_looks_are_not_enough_for_a_verdict() -> None:
     assert review(history("reward", [0.3] * 5 + [0.7] * 5), [look(0, 0.5), look(10, 0.3)]) == ()
 

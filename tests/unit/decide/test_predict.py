@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from experiments.calibration import logged
 from temper.decide.predict import Prediction, predict, updates_to_half
 from temper.events import DataUsed, Event, Measurement, StageStarted, Step
+from tests.fakes.world import World, held, stage
 
 LOGGED = Path(__file__).parents[3] / "experiments" / "calibration" / "logged.json"
 
@@ -123,14 +125,43 @@ def test_a_single_early_drop_that_a_falling_rate_may_give_back_is_let_go_on() ->
     assert found is not None and found.stop is None
 
 
+ROWS: list[dict[str, Any]] = json.loads(LOGGED.read_text(encoding="utf-8"))
+FITTED, FRESH = ([row for row in ROWS if row["fitted"] is of] for of in (True, False))
+
+
 def test_logged_runs_that_failed_are_told_from_those_that_did_not() -> None:
     """Seven runs of the built-in model, the rule's one threshold chosen on them: it checks the code, not the rule."""
-    rows: list[dict[str, Any]] = json.loads(LOGGED.read_text(encoding="utf-8"))
-    risks = {True: [], False: []}
-    for row in rows:
-        found = predict(run(row["domain_losses"], steps=row["steps"]), tolerance=0.01, within=0.1)
-        assert found is not None, row["run"]
-        assert found.stop is None, row["run"]  # no winner is killed, and nothing is killed for its pace alone
-        risks[row["failed"]].append(found.risk)
+    risks = {failed: [logged.risk(row) for row in FITTED if row["failed"] is failed] for failed in (True, False)}
     assert [len(risks[True]), len(risks[False])] == [4, 3]
-    assert min(risks[True]) > 0.5 > max(risks[False])  # an AUC of 1 on so few
+    assert min(risks[True]) > 0.5 > max(risks[False])
+    assert logged.auc(FITTED) == 1.0
+
+
+def test_runs_that_had_no_part_in_the_threshold_are_told_but_for_the_one_that_forgets_slowly() -> None:
+    """A small rate without replay loses 5 % by the end without ever learning fast: its pace gives no warning."""
+    told = {row["run"]: logged.risk(row) > 0.5 for row in FRESH}
+    wrong = {row["run"] for row in FRESH if told[row["run"]] != row["failed"]}
+    assert len(FRESH) == 7 and wrong == {"lora-2e-4-bare", "lora-2e-3"}  # the second one is warned about and was sound
+    # Two failed, five sound: the fast one is above all five, the slow one below them.
+    assert logged.auc(FRESH) == 0.5
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["run"])
+def test_no_logged_run_is_given_up_for_its_pace_alone(row: dict[str, Any]) -> None:
+    found = predict(logged.replayed(row), tolerance=0.01, within=0.1)
+    assert found is not None and found.stop is None
+
+
+def test_a_run_becomes_a_row_by_how_it_ended(tmp_path: Path) -> None:
+    world = World.make(tmp_path)
+    result = world.run(world.recipe(stage(checkpoints=3)))
+    row = logged.row_of("safe", held(result))
+    # 12 steps: 15 % are 1.8, so two losses; every answer of the exam is right at the end, and the prose is untouched.
+    assert (len(row["domain_losses"]), row["steps"], row["end"]["step"], row["end"]["domain"]) == (2, 12, 12, 1.0)
+    assert (row["failed"], row["fitted"], row["setting"]) == (
+        False,
+        False,
+        "all weights, 0.001, no replay, 12 steps, seed 0",
+    )
+    with pytest.raises(SystemExit, match="no checkpoint was measured"):
+        logged.row_of("broken off", held(result)[:5] + [e for e in held(result) if isinstance(e, StageStarted)])

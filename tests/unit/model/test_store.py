@@ -93,16 +93,6 @@ def test_plain_transformers_reads_full_weights(shape: str, tmp_path: Path) -> No
     assert learner.logprobs([row(TOKENS)])[0] == pytest.approx(picked, abs=1e-5)
 
 
-def test_a_forgotten_optimiser_leaves_a_checkpoint_that_still_answers(base: Path, tmp_path: Path) -> None:
-    learner = learner_of(base)
-    take_steps(learner, 0, 1)
-    learner.save(tmp_path / "step-1")
-    assert (tmp_path / "step-1/trainer").is_dir()
-    store.forget_optimizer(tmp_path / "step-1")
-    assert not (tmp_path / "step-1/trainer").exists()
-    plain_model(tmp_path / "step-1")
-
-
 def test_a_kill_while_saving_leaves_the_earlier_checkpoint(base: Path, tmp_path: Path) -> None:
     learner, to = learner_of(base), tmp_path / "resume"
     take_steps(learner, 0, 1)

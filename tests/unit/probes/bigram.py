@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from temper.model.protocol import Completion, Policy, Sampling
+from temper.model.protocol import Completion, Floats, Policy, Sampling, Tokens
 
 USER, ASSISTANT, END = 0, 1, 2
 
@@ -79,3 +79,21 @@ class Table:
     def policy(self) -> Policy:
         whole: Any = self
         return Policy(learner=whole, sampler=whole)
+
+
+@dataclass
+class Weigher(Table):
+    """At every position the same probabilities of the first pieces; what they leave over is other tokens'."""
+
+    shares: Sequence[float] = (0.5, 0.25)
+    asked: list[int] = field(default_factory=list)
+
+    def likely(self, datums: Sequence[Any], k: int) -> list[list[tuple[Tokens, Floats]]]:
+        assert k == 64
+        self.asked.append(len(datums))
+        row = (tuple(range(len(self.shares))), tuple(math.log(p) for p in self.shares))
+        return [[row] * round(sum(d.weights["ce"])) for d in datums]
+
+    def logprobs_of(self, datums: Sequence[Any], tokens: Sequence[Sequence[Tokens]]) -> list[list[Floats]]:
+        assert [len(row) for row in tokens] == [round(sum(d.weights["ce"])) for d in datums]
+        return [[tuple(math.log(self.shares[t]) for t in ids) for ids in row] for row in tokens]

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from temper.errors import DataError, RecipeError
 from temper.probes import endpoint
 from temper.probes.base import ProbeSpec
 from temper.probes.judge import judge, judge_pair, read_mark, read_winner
+from tests.server import Asked, Reply, listening
 from tests.unit.probes.bigram import Table, Words
 
 KEY = "sk-very-secret"
@@ -41,35 +41,20 @@ class Server:
 
 @contextmanager
 def serving(server: Server) -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with server.lock:
-                server.asked.append(body)
-                server.keys.append(self.headers.get("Authorization", ""))
-                server.paths.append(self.path)
-                status = server.fail.pop(0) if server.fail else 200
-            text = server.answer(body["messages"][-1]["content"])
-            said = {"choices": [{"message": {"content": text}}]} if status == 200 else {"error": f"bad key {KEY}"}
-            said = said if server.said is None else server.said
-            self.send_response(status)
-            for name, value in server.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(json.dumps(said).encode())
+    def answer(asked: Asked) -> Reply:
+        with server.lock:
+            server.asked.append(asked.body)
+            server.keys.append(asked.key)
+            server.paths.append(asked.path)
+            status = server.fail.pop(0) if server.fail else 200
+        text = server.answer(asked.body["messages"][-1]["content"])
+        said = {"choices": [{"message": {"content": text}}]} if status == 200 else {"error": f"bad key {KEY}"}
+        body = json.dumps(said if server.said is None else server.said).encode()
+        return Reply(status=status, body=body, headers=server.headers)
 
-        def log_message(self, *_: object) -> None:
-            """Tests are quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        server.url = f"http://127.0.0.1:{http.server_port}/v1"
-        try:
-            yield server
-        finally:
-            http.shutdown()
-            thread.join()
+    with listening(answer) as address:
+        server.url = f"{address}/v1"
+        yield server
 
 
 @pytest.fixture(autouse=True)

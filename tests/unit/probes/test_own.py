@@ -9,7 +9,7 @@ from temper.errors import DataError, RecipeError
 from temper.probes.base import Probe, Where
 from temper.probes.kinds import KINDS, kind
 from temper.probes.suites import load_items, load_suite, prepare, run_suite, spec_of
-from tests.unit.probes.bigram import Table, Words
+from tests.unit.probes.bigram import Table, Weigher, Words
 
 MINE = """
 from temper.probes.base import Kind, Outcome
@@ -155,7 +155,7 @@ def test_the_bases_own_reply_is_written_into_the_items_of_a_pairwise_judge(tmp_p
 
 def test_sampled_answers_are_shared_by_the_two_kinds_that_read_them(tmp_path: Path):
     write(tmp_path / "chat.jsonl", *({"id": str(n), "prompt": f"p{n}"} for n in range(40)))
-    model = Table(words := Words(), replies={f"p{n}": f"said {n}" for n in range(40)})
+    model = Weigher(words := Words(), replies={f"p{n}": f"said {n}" for n in range(40)})
     for name in ("own-answers", "drift"):
         fields = {"name": name, "axis": "behaviour", "kind": name, "source": "chat.jsonl", "items": 3}
         prepare(model.policy, words, [spec_of("p", fields, tmp_path)], cache=tmp_path / "cache")

@@ -9,9 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temper.errors import RecipeError
-from temper.rollout.advantage import ADVANTAGES, advantages, dr_grpo, grpo, in_units_of_the_batch, maxrl, rloo, useful
+from temper.rollout.advantage import (
+    Estimator,
+    advantages,
+    dr_grpo,
+    grpo,
+    in_units_of_the_batch,
+    maxrl,
+    rloo,
+    useful,
+)
 
 GROUP = (1.0, 0.0, 0.0, 1.0, 0.0)
+ESTIMATORS = (rloo, dr_grpo, grpo, maxrl)
 
 
 def test_rloo_takes_off_the_mean_of_the_others() -> None:
@@ -37,13 +47,13 @@ def test_maxrl_refuses_negative_rewards() -> None:
         advantages((1.0, -0.5), estimator=maxrl)
 
 
-@pytest.mark.parametrize("name", ADVANTAGES)
-def test_a_group_of_equal_rewards_says_nothing(name: str) -> None:
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_group_of_equal_rewards_says_nothing(estimator: Estimator) -> None:
     """0.1 + 0.2 and 0.3 differ in the last bit; a division by that difference would blow it up."""
-    assert advantages((0.1 + 0.2, 0.3, 0.3), estimator=ADVANTAGES[name]) == (0.0, 0.0, 0.0)
-    assert advantages((0.0, 0.0), estimator=ADVANTAGES[name]) == (0.0, 0.0)
-    assert advantages((1.0,), estimator=ADVANTAGES[name]) == (0.0,)
-    assert advantages((), estimator=ADVANTAGES[name]) == ()
+    assert advantages((0.1 + 0.2, 0.3, 0.3), estimator=estimator) == (0.0, 0.0, 0.0)
+    assert advantages((0.0, 0.0), estimator=estimator) == (0.0, 0.0)
+    assert advantages((1.0,), estimator=estimator) == (0.0,)
+    assert advantages((), estimator=estimator) == ()
 
 
 def test_a_reply_whose_reward_failed_is_left_out_of_the_baseline() -> None:
@@ -59,10 +69,10 @@ def test_a_reward_that_is_no_number_is_our_fault() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=16))
 def test_advantages_sum_to_nought_and_keep_the_order_of_rewards(rewards: list[float]) -> None:
-    for name, estimator in ADVANTAGES.items():
+    for estimator in ESTIMATORS:
         found = advantages(rewards, estimator=estimator)
         size = max(map(abs, found))
-        assert abs(math.fsum(found)) <= 1e-6 * max(1.0, size * len(found)), name
+        assert abs(math.fsum(found)) <= 1e-6 * max(1.0, size * len(found)), estimator
         best, worst = rewards.index(max(rewards)), rewards.index(min(rewards))
         assert (found[best] > 0 > found[worst]) if useful(rewards) else found == (0.0,) * len(rewards)
 

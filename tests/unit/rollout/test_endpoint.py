@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from temper.rollout.grading import Limits, grade
 from temper.rollout.reward import load_reward
 from temper.rollout.score import Outcome, RewardError
 from temper.rollout.task import Task
+from tests.server import Asked, Reply, listening
 
 TOKEN = "tok-very-secret"
 
@@ -41,41 +41,22 @@ class Server:
 
 @contextmanager
 def serving(server: Server) -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with server.lock:
-                server.asked.append(body)
-                server.tokens.append(self.headers.get("Authorization", ""))
-                status = server.fail.pop(0) if server.fail else 200
-            if status == 0:
-                time.sleep(0.5)
-                status = 500
-            said: Any = {"detail": f"bad token {TOKEN}"}
-            if status == 200:
-                said = {"scores": [server.score(item) for item in body["items"]]}
-            self.send_response(status)
-            for name, text in server.headers.items():
-                self.send_header(name, text)
-            self.end_headers()
-            self.wfile.write(server.body or json.dumps(said).encode())
+    def answer(asked: Asked) -> Reply:
+        with server.lock:
+            server.asked.append(asked.body)
+            server.tokens.append(asked.key)
+            status = server.fail.pop(0) if server.fail else 200
+        if status == 0:
+            time.sleep(0.5)
+            status = 500
+        said: Any = {"detail": f"bad token {TOKEN}"}
+        if status == 200:
+            said = {"scores": [server.score(item) for item in asked.body["items"]]}
+        return Reply(status=status, body=server.body or json.dumps(said).encode(), headers=server.headers)
 
-        def log_message(self, *_: object) -> None:
-            """Tests are quiet."""
-
-    class Quiet(ThreadingHTTPServer):
-        def handle_error(self, *_: object) -> None:
-            """A client that has given up waiting breaks the pipe."""
-
-    with Quiet(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        server.url = f"http://127.0.0.1:{http.server_port}/score"
-        try:
-            yield server
-        finally:
-            http.shutdown()
-            thread.join()
+    with listening(answer) as address:
+        server.url = f"{address}/score"
+        yield server
 
 
 @pytest.fixture(autouse=True)

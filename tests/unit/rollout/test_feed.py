@@ -91,7 +91,7 @@ def test_several_updates_share_one_batch_of_rollouts(bench: Bench):
     assert drifts[0] == pytest.approx(0.0, abs=1e-9) and drifts[1] > 0.0 and drifts[3] == pytest.approx(0.0, abs=1e-9)
 
 
-@pytest.mark.parametrize("killed", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("killed", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 5))])
 def test_a_killed_run_continues_as_if_nothing_had_happened(bench: Bench, killed: int):
     """Six updates, two per batch of rollouts; what is learnt and what is logged is the same to the last bit."""
     drill = replace(DRILL, updates=2, replay=general(), replay_share=0.25)

@@ -11,14 +11,17 @@ import pytest
 
 from temper.errors import NotReady
 from temper.events import GateReport, RolloutStep
+from temper.probes.base import ProbeSpec
 from temper.rollout import gate, record
 from temper.rollout.asking import Asking
+from temper.rollout.exam import Exam
 from temper.rollout.gate import Examined, Question
 from temper.rollout.reward import Reward, load_reward
 from temper.rollout.task import Task
 from tests.unit.rollout.conftest import Bench, tasks
 from tests.unit.rollout.test_feed import DRILL, of, run
 
+EXAM = Exam(spec=ProbeSpec(name="exam", axis="domain", kind="exact", source="exam", role="domain", max_new_tokens=4))
 EXACT = Asking(max_new_tokens=4, reward=load_reward("exact"))
 MIXED = tuple(replace(t, id=f"{t.id}-{w}", reference=w, fields={"prompt": t.prompt, "reference": w})
               for w in ("yes", "no", "fox") for t in tasks(12))  # fmt: skip
@@ -73,11 +76,15 @@ def test_a_task_that_is_never_solved_asks_for_examples(bench: Bench):
         ("return 1.0", "replies earn 100"),
         ("return float(len(reply) > 0)", "copied-prompt replies earn 100"),
         ("return __import__('random').random() if reply else 0.0", "the same reply is graded differently"),
-        ("return 1 / 0", "no rollout was graded"),
-        ("return {' yes': 1.0, ' no': 0.0}[reply]", "the reward failed on"),
-        ("return None", "no rollout was graded"),
-        ("return float('nan')", "no rollout was graded"),
-        ("return '1.0'", "no rollout was graded"),
+        (
+            "return 1 / 0",
+            "no rollout was graded: reward rewards.py:mine on tasks.jsonl:1: ZeroDivisionError: division by zero"
+            " (rewards.py:3)",
+        ),
+        ("return {' yes': 1.0, ' no': 0.0}[reply]", "of the rollouts (at most 1 %): reward rewards.py:mine on tasks.j"),
+        ("return None", "on tasks.jsonl:1: returned None; expected a number"),
+        ("return float('nan')", "on tasks.jsonl:1: returned nan; expected a finite number"),
+        ("return '1.0'", "on tasks.jsonl:1: returned '1.0', a str; expected a number"),
         ("return 5.0 * (task['reference'] == reply.strip())", "rewards from 0 to 5 of what it declares"),
     ],
 )
@@ -94,15 +101,32 @@ def test_a_reward_that_prints_is_none_the_worse(bench: Bench, write_reward: Call
     assert ask(bench, asking=Asking(max_new_tokens=4, reward=write_reward(body))).report.verdict == "GO"
 
 
-def test_a_metric_that_disagrees_is_told(bench: Bench):
-    question = Question(stage="01-rft", tasks=MIXED, asking=EXACT, group_size=8, seed=0)
-    found = gate.examine(
-        question, bench.asker(EXACT), model="m", cache=bench.folder / "cache",
-        metric=lambda task, reply: float(reply.strip() != task.reference),
-    )  # fmt: skip
-    assert found.report.verdict == "FIX REWARD"
-    assert found.report.agreement == 0.0
-    assert any("a high reward where the domain probe says failed" in r for r in found.report.reasons)
+def test_a_reward_that_pays_what_the_exam_fails_is_refused(bench: Bench, write_reward: Callable[[str], Reward]):
+    """The reward wants another word than the reference, so that of two replies it never prefers the right one."""
+    asking = Asking(max_new_tokens=4, reward=write_reward("return float(bool(reply.strip()) and reply != ' yes')"))
+    question = Question(stage="01-rft", tasks=tasks(24), asking=asking, group_size=8, seed=0, exam=EXAM)
+    report = gate.examine(question, bench.asker(asking), model="m", cache=bench.folder / "cache").report
+    assert report.verdict == "FIX REWARD"
+    assert (report.exam, report.agreement) == ("exam (exact)", 0.0)
+    assert report.hollow == round(report.reward * 24 * 8), "every reply that is paid fails the exam"
+    (hollow,) = [r for r in report.reasons if "a high reward" in r]
+    assert hollow.startswith("a high reward where the domain probe exam (exact) says failed: tasks.jsonl:1, tasks.jso")
+    assert "probes.domain" in report.remedy
+
+
+def test_a_reward_that_is_the_exams_own_metric_agrees_with_it(bench: Bench):
+    question = Question(stage="01-rft", tasks=MIXED, asking=EXACT, group_size=8, seed=0, exam=EXAM)
+    report = gate.examine(question, bench.asker(EXACT), model="m", cache=bench.folder / "cache").report
+    assert (report.verdict, report.agreement, report.hollow) == ("GO", 1.0, 0)
+    assert report.agreement_95 is not None and 0.8 < report.agreement_95[0] < 1.0 == report.agreement_95[1]
+    assert not any("domain probe" in remark for remark in report.remarks)
+
+
+def test_another_exam_is_another_question(bench: Bench):
+    question = Question(stage="01-rft", tasks=MIXED, asking=EXACT, group_size=8, seed=0, exam=EXAM)
+    other = replace(EXAM, spec=replace(EXAM.spec, kind="rouge-l"))
+    keys = {replace(question, exam=exam).key("m") for exam in (None, EXAM, other)}
+    assert len(keys) == 3
 
 
 def test_what_a_check_asked_a_run_does_not_ask_again(bench: Bench):

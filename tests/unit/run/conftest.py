@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.world import World
+from tests.fakes.world import World, settle
 
 
 @pytest.fixture
@@ -22,10 +21,3 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One for all tests of a module, which write to different folders in it."""
     with pytest.MonkeyPatch.context() as patch:
         yield settle(tmp_path_factory.mktemp("world"), patch)
-
-
-def settle(folder: Path, patch: pytest.MonkeyPatch) -> World:
-    """A world with a cache of its own; nothing waits for the disk, since no test cuts the power."""
-    patch.setenv("TEMPER_CACHE", str(folder / "cache"))
-    patch.setattr(os, "fsync", lambda _: None)
-    return World.make(folder)

@@ -157,6 +157,7 @@ def test_a_run_killed_after_any_event_or_save_ends_bit_equal(watched: Watched, p
         assert_ends_like(watched, resume(watched, copy))
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_several_places_of_one_run_ends_bit_equal(watched: Watched) -> None:
     """Every sitting gets 40 events further; the training state is saved after every step."""
     recipe = watched.world.recipe(GREEDY_STAGE, SECOND_STAGE, exam="soft-exam.jsonl")
@@ -247,11 +248,18 @@ def test_the_break_between_two_sittings_is_not_counted(world: World, monkeypatch
     assert 0 < end.seconds <= time.monotonic() - started
 
 
+@pytest.fixture(scope="module")
+def looked(shared_world: World) -> RunResult:
+    """A run that looks between its checkpoints."""
+    return shared_world.run(shared_world.recipe(LONG_STAGE, exam="soft-exam.jsonl"), "looked")
+
+
 @pytest.mark.parametrize(("kind", "number"), [(Verdict, 3), (Measurement, 12), (CheckpointSaved, 1), (Candidate, 1)])
-def test_looks_between_checkpoints_are_taken_up_again(shared_world: World, kind: type[Event], number: int) -> None:
+def test_looks_between_checkpoints_are_taken_up_again(
+    shared_world: World, looked: RunResult, kind: type[Event], number: int
+) -> None:
     """Killed after a look that nothing was saved at, within one, or between the last look and its verdict."""
     recipe = shared_world.recipe(LONG_STAGE, exam="soft-exam.jsonl")
-    whole = shared_world.run(recipe, f"looks-{kind.kind}-whole")
     seen: list[Event] = []
 
     def listen(event: Event) -> None:
@@ -265,9 +273,9 @@ def test_looks_between_checkpoints_are_taken_up_again(shared_world: World, kind:
         shared_world.run(recipe, out, listen=listen)
     again = shared_world.run(recipe, out)
     assert (again.verdict, timeless(again.choice), weights(again)) == (
-        whole.verdict, timeless(whole.choice), weights(whole),
+        looked.verdict, timeless(looked.choice), weights(looked),
     )  # fmt: skip
-    told = [{e.step: (e.level, e.drop, e.reason) for e in of(held(r), Verdict)} for r in (again, whole)]
+    told = [{e.step: (e.level, e.drop, e.reason) for e in of(held(r), Verdict)} for r in (again, looked)]
     assert told[0] == told[1]
     assert len(told[0]) == 4
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from temper.events.search import SearchFinished, SearchStarted, TrialSeen
 from temper.search.budget import SearchBudget
 from temper.search.space import read_space
 from temper.search.study import Study
-from tests.fakes.world import World, stage
+from tests.fakes.world import World, settle, stage
 from tests.unit.search.studies import FakeLauncher, command
 
 pytest.importorskip("optuna")
@@ -26,9 +25,26 @@ pytest.importorskip("optuna")
 
 @pytest.fixture(name="world")
 def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    return World.make(tmp_path)
+    return settle(tmp_path, monkeypatch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A study at its end, for the tests that only look at it."""
+
+    world: World
+    recipe: Path
+    study: Study
+    finished: SearchFinished
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    with pytest.MonkeyPatch.context() as patch:
+        world = settle(tmp_path_factory.mktemp("study"), patch)
+        path = recipe(world)
+        made = study(world, path)
+        yield Done(world=world, recipe=path, study=made, finished=made.run())
 
 
 GREEDY = {"data": "greedy.jsonl", "lr": "3e-5..5e-4", "steps": 16}
@@ -63,10 +79,8 @@ def trials(made: Study) -> dict[int, TrialSeen]:
     return {e.number: e for e in log(made) if isinstance(e, TrialSeen)}
 
 
-def test_a_search_pauses_the_many_and_lets_the_best_go_on_to_its_end(world: World) -> None:
-    made = study(world, recipe(world))
-    finished = made.run()
-    seen = trials(made)
+def test_a_search_pauses_the_many_and_lets_the_best_go_on_to_its_end(done: Done) -> None:
+    finished, seen = done.finished, trials(done.study)
     winner = seen[finished.winner]
     assert winner.improved and winner.done > 0.375  # at its end, or where the guard ended it
     assert winner.ucb95 <= 0.1
@@ -79,29 +93,25 @@ def test_a_search_pauses_the_many_and_lets_the_best_go_on_to_its_end(world: Worl
     assert set(finished.importance) == {"stages.0.lr"}
 
 
-def test_the_first_trial_is_what_temper_would_do_by_itself(world: World) -> None:
-    made = study(world, recipe(world))
-    made.run()
-    first = trials(made)[0]
+def test_the_first_trial_is_what_temper_would_do_by_itself(done: Done) -> None:
+    first = trials(done.study)[0]
     assert first.values == {"stages.0.lr": "auto"}
     assert 3e-5 <= float(first.settled["stages.0.lr"]) <= 5e-4
-    assert 0 in {t.number for t in trials(made).values()}
-    assert any(told.values["stages.0.lr"] == pytest.approx(float(first.settled["stages.0.lr"])) for told in made.told())
+    rate = pytest.approx(float(first.settled["stages.0.lr"]))
+    assert any(told.values["stages.0.lr"] == rate for told in done.study.told())
 
 
-def test_a_trial_that_goes_on_continues_from_its_own_steps(world: World) -> None:
-    made = study(world, recipe(world))
-    finished = made.run()
-    run = events.read(made.root / f"trials/{finished.winner:03d}" / "events.jsonl", superseded=True)
+def test_a_trial_that_goes_on_continues_from_its_own_steps(done: Done) -> None:
+    log = done.study.root / f"trials/{done.finished.winner:03d}" / "events.jsonl"
+    run = events.read(log, superseded=True)
     steps = [e.step for e in run if isinstance(e, events.Step)]
     assert len(steps) > 6 and sorted(steps) == list(range(1, len(steps) + 1))  # each once, over several sittings
     assert sum(isinstance(e, events.Resumed) for e in run) > 0
 
 
-def test_a_study_that_was_killed_goes_on_and_tries_what_it_would_have_tried(world: World) -> None:
-    path = recipe(world)
-    whole = study(world, path, out="whole")
-    expected = whole.run()
+@pytest.mark.slow
+def test_a_study_that_was_killed_goes_on_and_tries_what_it_would_have_tried(done: Done) -> None:
+    world, path = done.world, done.recipe
 
     class _Killed(BaseException):
         pass
@@ -119,15 +129,13 @@ def test_a_study_that_was_killed_goes_on_and_tries_what_it_would_have_tried(worl
         replace(broken, listen=kill).run()
     again = study(world, path, out="broken")
     finished = again.run()
-    assert finished.winner == expected.winner
-    assert {n: t.values for n, t in trials(again).items()} == {n: t.values for n, t in trials(whole).items()}
+    assert finished.winner == done.finished.winner
+    assert {n: t.values for n, t in trials(again).items()} == {n: t.values for n, t in trials(done.study).items()}
 
 
-def test_a_finished_study_is_reported_and_not_repeated(world: World) -> None:
-    path = recipe(world)
-    first = study(world, path).run()
-    again = study(world, path)
-    assert again.run() == first
+def test_a_finished_study_is_reported_and_not_repeated(done: Done) -> None:
+    again = study(done.world, done.recipe)
+    assert again.run() == done.finished
     assert isinstance(again.launcher, FakeLauncher) and again.launcher.jobs == []
 
 
@@ -167,10 +175,9 @@ def test_a_recipe_that_cannot_run_is_refused_before_anything_is_searched(world: 
         study(world, path).run()
 
 
-def test_a_study_of_another_recipe_is_refused(world: World) -> None:
-    study(world, recipe(world), budget="1.2x").run()
+def test_a_study_of_another_recipe_is_refused(done: Done) -> None:
     with pytest.raises(RecipeError, match="holds a study of another recipe"):
-        study(world, recipe(world, lr="1e-5..1e-3")).run()
+        study(done.world, recipe(done.world, "other", lr="1e-5..1e-3")).run()
 
 
 def test_a_folder_with_something_else_is_refused(world: World) -> None:
@@ -180,10 +187,8 @@ def test_a_folder_with_something_else_is_refused(world: World) -> None:
         study(world, recipe(world)).run()
 
 
-def test_the_log_says_what_is_searched(world: World) -> None:
-    made = study(world, recipe(world), budget="1.2x")
-    made.run()
-    started = log(made)[0]
+def test_the_log_says_what_is_searched(done: Done) -> None:
+    started = log(done.study)[0]
     assert isinstance(started, SearchStarted)
     assert started.knobs == {"stages.0.lr": "3e-05 to 0.0005, log"}
-    assert (started.tolerance, started.budget) == (0.1, "1.2x")
+    assert (started.tolerance, started.budget) == (0.1, "3x")

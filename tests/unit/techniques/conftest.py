@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.world import World
+from tests.fakes.world import World, settle
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A fresh one, with a cache of its own."""
-    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
-    return World.make(tmp_path)
+    return settle(tmp_path, monkeypatch)

@@ -99,6 +99,7 @@ def test_a_teacher_that_is_the_student_has_nothing_to_say(asked: World) -> None:
     assert steps[0].grad_norm == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_bent_student_comes_back_to_its_base(asked: World) -> None:
     technique, stage, inventory = settled(asked, steps=80, prompts=16, lr=2e-4, max_new_tokens=8)
     learner = bent(asked)

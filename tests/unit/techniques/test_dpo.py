@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -92,16 +93,17 @@ def test_after_sft_the_reference_is_what_sft_made(pairs: World, adapter: str) ->
     stage = pairs.folder / "run" / "stages" / "01-sft"
     start = stage / "whole" if adapter == "lora" else pairs.folder / "run" / first.path
     (source,) = settled(pairs)[2].domain
-    told = [x for row in source.datums for x in _logprobs(pairs, start, row)]
-    base = [x for row in source.datums for x in _logprobs(pairs, pairs.folder / "base", row)]
+    told = _logprobs(pairs, start, source.datums)
+    base = _logprobs(pairs, pairs.folder / "base", source.datums)
     kept = reference.np.load(found).tolist()
     assert kept == pytest.approx(told, abs=1e-5)
     assert max(abs(a - b) for a, b in zip(kept, base, strict=True)) > 0.1
 
 
-def _logprobs(world: World, folder: Path, row: Datum) -> tuple[float, ...]:
+def _logprobs(world: World, folder: Path, rows: Sequence[Datum]) -> list[float]:
+    """Of every answer, one after the other."""
     start = Checkpoint(id="start", path=folder, base=folder)
-    return world.backend.open(start).learner.logprobs([row])[0]
+    return [x for row in world.backend.open(start).learner.logprobs(list(rows)) for x in row]
 
 
 def test_the_reference_is_asked_once_and_read_ever_after(pairs: World) -> None:

@@ -111,6 +111,7 @@ def test_after_a_merged_adapter_the_first_step_costs_log_two(base: Path, tmp_pat
     assert losses[-1] < losses[0] - 0.02
 
 
+@pytest.mark.slow
 def test_a_repair_on_a_real_sampler_lowers_the_divergence_from_the_base(base: Path, tmp_path: Path) -> None:
     renderer = Renderer.load(base)
     rows = inventory(renderer)

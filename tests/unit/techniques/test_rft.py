@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_a_run_learns_from_its_own_replies_and_keeps_them(world: World):
     assert {line["outcome"] for line in lines} <= {"graded", "truncated", "unparsable"}
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_event_continues_bit_equal(world: World):
     """Killed after a rollout, after an update, after a save: losses and rollouts are those of the run never killed."""
     asked = recipe(world, updates=2)
@@ -182,7 +184,8 @@ def enter_(world: World, *, forced: bool = False, **fields: Any) -> tuple[GateRe
     site = replace(live(policy.learner, world.folder / "stage"), policy=policy, renderer=prepared.renderer)
     site = replace(site, log=lambda event: log.append(event) or event, cache=world.folder / "cache")
     try:
-        report = enter(technique, stage, prepared.inventories[0], site, model="m", seed=0, forced=forced)
+        ask = partial(technique.question, stage, prepared.inventories[0], seed=0)
+        report = enter(ask, site, model="m", forced=forced)
     except NotReady:
         assert [type(e) for e in log] == [GateReport], "the refusal is in the log"
         raise

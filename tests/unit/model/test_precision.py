@@ -1,0 +1,53 @@
+"""In which precision products are computed: who decides, and that it holds where it must be exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from temper.model import tuning
+
+
+@pytest.fixture(autouse=True)
+def left_as_found() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_an_asked_precision_holds_from_then_on() -> None:
+    found = tuning.tune(1, "bfloat16")
+    assert (found.precision, found.why_precision) == ("bfloat16", "the recipe")
+    assert torch.get_float32_matmul_precision() == "medium"
+    assert tuning.tune(1, "float32").precision == "float32"
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_environment_can_ask_for_exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "strict")
+    assert tuning.tune(1).precision == "float32"
+    assert tuning.tune(1, "bfloat16").precision == "bfloat16", "the recipe says it louder"
+
+
+def test_what_is_measured_decides_and_leaves_the_precision_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_DEFAULT_FPMATH_MODE")
+    torch.set_float32_matmul_precision("highest")
+    rates = tuning.measure_precisions()
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert set(rates) == {"float32", "bfloat16"} and min(rates.values()) > 0.0
+
+
+def test_factors_are_rounded_only_where_that_is_half_as_fast_again() -> None:
+    assert tuning.rounds({"float32": 100.0, "bfloat16": 150.0})
+    assert not tuning.rounds({"float32": 100.0, "bfloat16": 149.0})
+
+
+def test_inside_exact_products_are_float32() -> None:
+    torch.set_float32_matmul_precision("medium")
+    x = torch.linspace(-1.0, 1.0, 128 * 256).reshape(128, 256)
+    with tuning.exact():
+        inside = x @ x.T
+    assert torch.get_float32_matmul_precision() == "medium"
+    torch.testing.assert_close(inside.double(), x.double() @ x.double().T, rtol=1e-5, atol=1e-4)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from temper.events import Candidate, Event, Measurement, RunStarted
+from temper.report import render_report, summarise
+from temper.report.candidates import on_front, table
+from temper.report.charts import frontier
+from temper.report.runlog import sort_log
+from temper.report.sections import marks
+from temper.stats.pareto import pareto
+from tests.report_events import run_events
+
+
+def test_the_pareto_set_is_what_no_other_point_beats_on_both_axes() -> None:
+    # (0.4, 0.005) loses to (0.5, 0.001) on both; (0.5, 0.002) loses it on the drop; (0.8, 0.01) is best on the gain.
+    points = [(0.4, 0.005), (0.8, 0.01), (0.9, float("nan")), (0.5, 0.002), (0.5, 0.001)]
+    assert pareto(points) == [4, 1]
+    assert pareto([(0.5, 0.1), (0.5, 0.1)]) == [0]
+    assert pareto([]) == []
+
+
+def candidate(step: int, domain: float, drop: float, *, split: str = "selection") -> Candidate:
+    like = next(e for e in run_events() if isinstance(e, Candidate))
+    name = f"01-sft/step-{step:06d}"
+    return replace(
+        like, step=step, alpha=1.0, checkpoint=name, domain=domain, drop=drop, ucb95=drop + 0.001,
+        split=split, reason=f"reason {step}",
+    )  # fmt: skip
+
+
+def log_of(*candidates: Candidate) -> list[Event]:
+    """A run whose base scores 1.9 % in the exam, and these candidates."""
+    base = [e for e in run_events() if isinstance(e, RunStarted | Measurement) and getattr(e, "step", 0) == 0]
+    return [*base, *candidates]
+
+
+NAMES = {step: f"01-sft/step-{step:06d}" for step in (20, 40, 60, 80)}
+
+
+def test_confirmed_candidates_are_compared_with_the_base_and_with_each_other() -> None:
+    found = [
+        candidate(20, 0.5, 0.002), candidate(40, 0.8, 0.01), candidate(60, 0.4, 0.005),
+        candidate(80, 0.9, 0.0, split="quick"),
+    ]  # fmt: skip
+    # 60 is beaten by 20; 80 was screened alone, with fewer items.
+    assert on_front(sort_log(log_of(*found))) == {"base", NAMES[20], NAMES[40]}
+
+
+def test_a_candidate_that_gains_on_both_axes_beats_the_base() -> None:
+    assert on_front(sort_log(log_of(candidate(20, 0.5, -0.001)))) == {NAMES[20]}
+
+
+def test_where_nothing_is_confirmed_the_screened_ones_are_compared() -> None:
+    found = [candidate(20, 0.5, 0.002, split="quick"), candidate(40, 0.4, 0.003, split="quick")]
+    assert on_front(sort_log(log_of(*found))) == {"base", NAMES[20]}
+
+
+def test_the_picture_and_the_json_mark_the_same_candidates() -> None:
+    found = [candidate(20, 0.5, 0.002), candidate(40, 0.8, 0.01), candidate(60, 0.4, 0.005)]
+    events = log_of(*found)
+    log = sort_log(events)
+    assert {m.label for m in marks(log) if m.is_on_front} == on_front(log)
+    told = {c["checkpoint"]: c["pareto"] for c in summarise(events)["candidates"]}
+    assert told == {NAMES[20]: True, NAMES[40]: True, NAMES[60]: False}
+    picture = frontier({"run": marks(log)}, tolerance=0.01)
+    assert picture.count("no other candidate is better on both axes</title>") == 0  # the reason stands last
+    assert picture.count("\nno other candidate is better on both axes\n") == 3
+    # Three corners of the staircase: its start, and two points for each of the two steps up.
+    (line,) = [p for p in picture.split("<polyline ") if 'class="front c0"' in p]
+    assert len(line.split('points="')[1].split('"')[0].split()) == 5
+
+
+def test_the_table_names_every_candidate_and_the_page_holds_it() -> None:
+    events = run_events()
+    log = sort_log(events)
+    rows = table(log)
+    assert rows.count("<tr>") == len(log.frontier()) + 1 + 1, "the heads, every candidate, and the base"
+    assert rows.count("<td>base</td>") == 1
+    assert "chosen, unbeaten" in rows
+    assert rows in render_report(events)
+    assert table(sort_log([])) == ""
+
+
+@pytest.mark.parametrize("events", [[], run_events(finished=False)[:3]])
+def test_a_log_without_candidates_has_no_front(events: list[Event]) -> None:
+    assert on_front(sort_log(events)) <= {"base"}
