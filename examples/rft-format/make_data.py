@@ -2,9 +2,9 @@
 
     python examples/rft-format/make_data.py
 
-A row has `pattern`, a regular expression for all of its instructions together that also wants twenty characters or more,
-the topic, and not the question again: what the reward and the exam ask for. `checks` lists the instructions alone, for
-the audit. The reference keeps every instruction.
+A row has `pattern`, a regular expression for all of its instructions together that also wants twenty characters or
+more, the topic, and not the question again: what the reward and the exam ask for. `checks` lists the instructions
+alone, for the audit. The reference keeps every instruction.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def _row(topic: str, forms: Sequence[Form], ask: str) -> Row:
         reference = form.keep(reference)
     return {
         "prompt": f"{ask.format(topic)} {describe(checks)}", "reference": reference, "checks": checks,
-        "pattern": rf"(?s)\A(?=.{{20}})(?=.*(?i:{topic}))(?!.*short sentence)" + "".join(f"(?={form.pattern})" for form in forms),
+        "pattern": rf"(?s)\A(?=.{{20}})(?=.*(?i:{topic}))(?!.*short sentence)"
+        + "".join(f"(?={form.pattern})" for form in forms),
         "kind": "+".join(str(check["kind"]) for check in checks),
     }  # fmt: skip
 

@@ -23,6 +23,8 @@ def answers_cache(sha256: str, tuning: Tuning) -> Path:
     """Where the answers of untouched weights are kept: what was found in another precision is not compared with."""
     rounded = "" if tuning.precision == "float32" else f"-{tuning.precision}"
     return fetch.cache_dir() / "probes" / f"{sha256[:16]}{rounded}"
+
+
 Listener = Callable[[Event], None]
 
 
