@@ -37,7 +37,7 @@ def variants() -> Mapping[str, Variant]:
     """Name of what is taken out -> a context manager that takes it out of a learner."""
     from temper import losses
     from temper.losses import Loss
-    from temper.model import attention, kernels, layers
+    from temper.model import attention, kernels, layers, tuning
 
     compiled = kernels.compiled()
 
@@ -79,24 +79,26 @@ def variants() -> Mapping[str, Variant]:
         with replaced(torch_learner, "LOSSES", twice), replaced(views, "LOSSES", twice):
             yield
 
+    def rounded_factors(_learner: Any) -> Any:
+        return tuning.exact()
+
     return {
         "all": nothing, "all, and compiled kernels": with_compiled, "without own layers": own_layers,
         "without grouped attention": grouped_attention, "without shared prefixes": shared_prefixes,
-        "without the one-look head": one_look_at_the_head,
+        "without the one-look head": one_look_at_the_head, "without rounded factors": rounded_factors,
     }  # fmt: skip
 
 
 def measure(folder: Path, adapter: str, rounds: int, threads: int) -> dict[str, Any]:
     """Seconds per step of every variant, round by round."""
-    import torch
-
     from temper.losses import Term
     from temper.model.protocol import Checkpoint, TrainSpec
     from temper.model.torch_backend import TorchBackend
 
-    torch.set_num_threads(threads)
+    backend = TorchBackend()
+    tuning = backend.tune(threads)
     spec = TrainSpec(rank=16 if adapter == "lora" else None, alpha=32.0)
-    learner: Any = TorchBackend().open(Checkpoint(id="base", path=folder, base=folder), spec).learner
+    learner: Any = backend.open(Checkpoint(id="base", path=folder, base=folder), spec).learner
     batch, objective = datums(folder, chats(8)), (Term(loss="ce"),)
     taken: dict[str, list[float]] = {name: [] for name in variants()}
     rates: list[float] = []
@@ -112,7 +114,8 @@ def measure(folder: Path, adapter: str, rounds: int, threads: int) -> dict[str, 
         rates.append(gemm_rate(shapes, width))
     whole = taken["all"]
     return {
-        "adapter": adapter, "threads": threads, "tokens": sum(len(d.tokens) for d in batch),
+        "adapter": adapter, "threads": threads, "precision": tuning.precision,
+        "tokens": sum(len(d.tokens) for d in batch),
         "seconds": {name: statistics.median(found) for name, found in taken.items()},
         "ratio": {n: statistics.median(a / b for a, b in zip(found, whole, strict=True)) for n, found in taken.items()},
         "gemm_gflops": max(rates) / 1e9,

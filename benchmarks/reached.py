@@ -41,17 +41,20 @@ def products(model: Any) -> Sequence[Shape]:
 
 
 def gemm_rate(shapes: Sequence[Shape], tokens: int) -> float:
-    """Operations per second of a forward pass that is nothing but products; each shape's best of four."""
+    """Operations per second of a forward pass that is nothing but float32 products; each shape's best of four."""
     import torch
+
+    from temper.model import tuning
 
     seconds = operations = 0.0
     for shape in sorted(set(shapes)):
         x, weight = torch.randn(tokens, shape[1]), torch.randn(shape)
         best = float("inf")
-        for _ in range(4):
-            started = time.perf_counter()
-            torch.mm(x, weight.T)
-            best = min(best, time.perf_counter() - started)
+        with tuning.exact():
+            for _ in range(4):
+                started = time.perf_counter()
+                torch.mm(x, weight.T)
+                best = min(best, time.perf_counter() - started)
         count = shapes.count(shape)
         seconds += count * best
         operations += count * 2.0 * tokens * shape[0] * shape[1]
@@ -87,15 +90,14 @@ def _is_product(name: str, module: Any) -> bool:
 
 def steps(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Takes steps and timed products in turns."""
-    import torch
-
     from temper.losses import Term
     from temper.model.protocol import Checkpoint, TrainSpec
     from temper.model.torch_backend import TorchBackend
 
-    torch.set_num_threads(options.threads)
+    backend = TorchBackend()
+    backend.tune(options.threads)
     spec = TrainSpec(rank=16 if options.adapter == "lora" else None, alpha=32.0)
-    learner: Any = TorchBackend().open(Checkpoint(id="base", path=folder, base=folder), spec).learner
+    learner: Any = backend.open(Checkpoint(id="base", path=folder, base=folder), spec).learner
     batch = datums(folder, chats(options.batch))
     shapes, width = products(learner.model), tokens_computed(learner, batch)
     seconds, rates = [], []

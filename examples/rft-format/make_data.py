@@ -1,4 +1,4 @@
-"""Writes instructions about the form of a short reply: tasks to try, and an exam about other topics.
+"""Writes instructions about the form of a short reply: a few worked ones, tasks to try, an exam, all on other topics.
 
     python examples/rft-format/make_data.py
 
@@ -38,7 +38,7 @@ ASKS = (
     "Tell me something about {} in one short sentence.", "Describe {} in one short sentence.",
     "Write one short sentence about {}.",
 )  # fmt: skip
-EXAM_TOPICS = 6
+EXAM_TOPICS = WORKED_TOPICS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +68,19 @@ TOGETHER = ((0,), (2,), (3,), (4,), (5,), (0, 1), (1, 2), (1, 4), (1, 5))
 Row = Mapping[str, Any]
 
 
-def rows(seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Tasks and exam; a topic of the exam is in no task."""
+def rows(seed: int = 0) -> tuple[list[Row], list[Row], list[Row]]:
+    """Worked rows, tasks and exam; no topic is in two of them."""
     order = random.Random(seed)
     topics = list(SENTENCES)
     order.shuffle(topics)
     found = [
         [_row(topic, [FORMS[place] for place in places], order.choice(ASKS)) for topic in part for places in TOGETHER]
-        for part in (topics[EXAM_TOPICS:], topics[:EXAM_TOPICS])
+        for part in (topics[:WORKED_TOPICS], topics[WORKED_TOPICS:-EXAM_TOPICS], topics[-EXAM_TOPICS:])
     ]
     for part in found:
         order.shuffle(part)
-    return found[0], found[1]
+    worked = [{"prompt": row["prompt"], "completion": row["reference"]} for row in found[0]]
+    return worked, found[1], found[2]
 
 
 def write(path: Path, found: Sequence[Row]) -> None:
@@ -106,6 +107,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    for name, found in zip(("tasks", "exam"), rows(asked.seed), strict=True):
+    for name, found in zip(("worked", "tasks", "exam"), rows(asked.seed), strict=True):
         write(asked.out / f"{name}.jsonl", found)
         print(f"{asked.out / name}.jsonl: {len(found)} rows")

@@ -97,8 +97,10 @@ def write_forms(examples: Path) -> None:
          "checks": [{"kind": "no_commas"}], "pattern": r"(?s)\A(?=.{20})(?=[^,]+\Z)", "kind": "no_commas"}
         for n in range(5) for room in ROOMS
     ]  # fmt: skip
-    write_rows(examples / "rft-format" / "data" / "tasks.jsonl", rows[:24])
-    write_rows(examples / "rft-format" / "data" / "exam.jsonl", rows[24:])
+    data = examples / "rft-format" / "data"
+    write_rows(data / "worked.jsonl", [{"prompt": r["prompt"], "completion": r["reference"]} for r in rows[:24]])
+    write_rows(data / "tasks.jsonl", rows[:24])
+    write_rows(data / "exam.jsonl", rows[24:])
 
 
 def write_manual(examples: Path) -> None:
@@ -121,7 +123,7 @@ SMALL: Mapping[str, Small] = {
     "repair/temper.yaml": Small(write=write_prompts, stages=(STAGE, {**NO_TOKENS, "max_new_tokens": "8"})),
     "rft-arithmetic/temper.yaml": Small(write=write_sums, stages=(LEARN, RFT), options=FORCED),
     "rft-smart-home/temper.yaml": Small(write=write_home, stages=(LEARN, RFT), options=FORCED),
-    "rft-format/temper.yaml": Small(write=write_forms, stages=(RFT,), options=FORCED),
+    "rft-format/temper.yaml": Small(write=write_forms, stages=(LEARN, RFT), options=FORCED),
 }
 
 

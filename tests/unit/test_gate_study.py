@@ -18,6 +18,7 @@ from temper.rollout.reward import load_reward
 from tests.tiny import tiny_tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["capitals", "slot", "add-2", "mixed-greet-multiply", "larger", "copy-alone"])
 def test_right_answers_get_full_marks(name: str):
     found = tasks(name, 20, seed=0)
@@ -33,6 +34,7 @@ def test_tasks_follow_from_their_seed_and_differ():
     assert len(KINDS) >= 12
 
 
+@pytest.mark.slow
 def test_a_task_is_gated_trained_and_measured(tmp_path: Path):
     """The fake model answers yes or no to everything, whether a number is even or not."""
     folder = tiny_tokenizer(tmp_path / "base")

@@ -93,6 +93,7 @@ def test_a_row_without_slots_still_has_a_near_miss() -> None:
     assert {pair["kind"] for pair in script("sft-dpo").make(rows)} == {"intent", "words"}
 
 
+@pytest.mark.slow
 def test_sft_then_dpo_runs_and_measures_both(home: World, monkeypatch: pytest.MonkeyPatch) -> None:
     data = home.folder / "sft-dpo" / "data"
     rows = str(home.folder / "smart-home" / "data")

@@ -50,15 +50,15 @@ def test_arithmetic_shares_no_problem_between_its_files():
 
 
 def test_references_keep_every_instruction_and_nothing_cheap_does():
-    tasks, exam = made("rft-format")["rows"]()
+    worked, tasks, exam = made("rft-format")["rows"]()
     for row in (*tasks, *exam):
         assert worth(ifeval(task(row), row["reference"])) == 1.0, row
         assert worth(regex(task(row), row["reference"])) == 1.0, row
         assert worth(regex(task(row), "a")) == worth(regex(task(row), row["prompt"])) == 0.0
         assert worth(regex(task(row), "I have no answer to that question.")) == 0.0
     topics = [{word for word in made("rft-format")["SENTENCES"] if any(word in r["prompt"] for r in part)}
-              for part in (tasks, exam)]  # fmt: skip
-    assert not topics[0] & topics[1]
+              for part in (worked, tasks, exam)]  # fmt: skip
+    assert len(set.union(*topics)) == sum(map(len, topics)) == 24
 
 
 @pytest.mark.parametrize("name", ["rft-arithmetic", "rft-format", "rft-smart-home"])

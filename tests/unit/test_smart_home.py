@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("hassil", reason="the demo's packages are missing: pip install 'temper-llm[demo]'")
 pytest.importorskip("home_assistant_intents", reason="the demo's packages are missing: pip install 'temper-llm[demo]'")
 
+pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "smart-home"
 
 

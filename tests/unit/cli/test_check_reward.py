@@ -60,8 +60,11 @@ def check(folder: Path, graded: str, body: str = "return 0.0", *options: str, re
             ("no rollout was graded: reward rewards.py:mine on", ": RuntimeError: my own (rewards.py:2)"),
         ),
         (MINE, "return None", 3, ("returned None; expected a number or a Score; is a return missing",)),
-        (MINE, "return 'good'", 3, ("returned 'good', a str; expected a number",)),
-        (MINE, "import time; time.sleep(60)", 2, ("took more than 0.5 s, the first on", "tasks.jsonl:", "a loop")),
+        pytest.param(MINE, "return 'good'", 3, ("returned 'good', a str; expected a number",), marks=pytest.mark.slow),
+        pytest.param(
+            MINE, "import time; time.sleep(60)", 2, ("took more than 0.5 s, the first on", "tasks.jsonl:", "a loop"),
+            marks=pytest.mark.slow,
+        ),
         (MINE, "import no_such_module", 3, ("No module named 'no_such_module' (rewards.py:2)",)),
         (MINE, "return 0.5", 3, ("every rollout of every task has the same reward, 0.5", "empty replies earn 50 %")),
         (

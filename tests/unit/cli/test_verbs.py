@@ -113,6 +113,7 @@ def test_eval_without_anything_to_compare_shows_the_values(world: World) -> None
     assert document["probes"][0]["value"] == 0.0
 
 
+@pytest.mark.slow
 def test_chat_answers_line_by_line_beside_the_base(world: World) -> None:
     told = temper("chat", world.run, "--compare", typed="light hall red\n/reset\nlight attic red\n/exit\nnever asked\n")
     assert told.code == 0, told.err

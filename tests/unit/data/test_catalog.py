@@ -117,6 +117,7 @@ def test_word_problems_are_right_distinct_and_always_the_same() -> None:
     assert set(Counter(row["messages"][1]["content"].split()[1] for row in rows)) == set(operations)
 
 
+@pytest.mark.slow
 def test_stdlib_functions_are_short_functions_that_parse_without_their_docstring() -> None:
     rows = readers.stdlib_functions([], half="", limit=9999)
     assert len(rows) >= 200
@@ -334,6 +335,7 @@ def test_real_tasks_can_be_predicted_and_solved() -> None:
     assert all(len(item["instruction_id_list"]) == len(item["kwargs"]) for item in asked)
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_what_is_trained_on_is_never_measured_on() -> None:
     probes = [name for name, entry in catalog.sources().items() if entry.role != "train"]

@@ -44,6 +44,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_fetch_downloads_once_and_says_so_only_then(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wheel = make_wheel(index)
     first = fetch.fetch("tiny-words", "1.0", sha(wheel), size=2_000_000)
@@ -93,6 +94,7 @@ def test_fetch_passes_over_a_file_put_there_by_hand_with_a_wrong_hash(index: Pat
     assert fetch.read_member(fetch.fetch("tiny-words", "1.0", sha(right)), "tiny_words/words.txt") == b"hello"
 
 
+@pytest.mark.slow
 def test_two_processes_may_fetch_the_same_package_at_once(index: Path) -> None:
     wheel = make_wheel(index)
     code = f"from temper.data import fetch; print(fetch.fetch('tiny-words', '1.0', '{sha(wheel)}'))"

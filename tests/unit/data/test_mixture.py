@@ -70,6 +70,7 @@ def test_the_share_is_exact_to_one_row_over_any_run_of_steps(mixture: Mixture, s
         assert abs(found[s.name] - s.share * size * run) <= longest + 1
 
 
+@pytest.mark.slow
 @given(mixtures(), st.integers(0, 2000))
 @settings(max_examples=15, deadline=None)
 def test_the_share_is_within_one_percent_over_fifty_steps(mixture: Mixture, start: int) -> None:

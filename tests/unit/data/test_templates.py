@@ -141,6 +141,7 @@ ODD = (
 THOUGHTS = ("<think>", "</think>x", "<think>\n\n</think>\n\n")
 
 
+@functools.cache
 def said(*more: str) -> st.SearchStrategy[str]:
     # Control characters left out: tokenizers and Python do not agree on which of them are blanks.
     free = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters=GUARD), max_size=12)
@@ -188,10 +189,13 @@ def reply(content: str = "", **more: Any) -> Message:
     return Message(role="assistant", content=content, **more)
 
 
+OFTEN = ("chatml", "llama3", "gemma", "mistral3", "phi3", "qwen3", "deepseek_r1")
+"""One of each kind: how the end is spelt, which blanks are dropped, what is special, who may speak."""
+EVERY = [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in FAMILIES]
 QUICK = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 @QUICK
 @given(messages=conversations())
 def test_the_mask_is_the_words_and_the_end_of_every_turn(name: str, messages: tuple[Message, ...]) -> None:
@@ -210,7 +214,7 @@ def test_the_mask_is_the_words_and_the_end_of_every_turn(name: str, messages: tu
     assert runs(renderer, last.tokens, last.mask) == expected[-1:]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 @QUICK
 @given(messages=conversations())
 def test_the_prompt_begins_the_row_and_holds_one_bos(name: str, messages: tuple[Message, ...]) -> None:
@@ -225,7 +229,7 @@ def test_the_prompt_begins_the_row_and_holds_one_bos(name: str, messages: tuple[
     assert rendered.tokens.count(renderer.tokenizer.bos_token_id) == (expected if begins else 0)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 @QUICK
 @given(messages=conversations())
 def test_words_never_become_a_token_that_ends_or_begins_a_turn(name: str, messages: tuple[Message, ...]) -> None:
@@ -250,7 +254,7 @@ def test_words_never_become_a_token_that_ends_or_begins_a_turn(name: str, messag
     assert renderer.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False) == text
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 @QUICK
 @given(many=st.lists(conversations(), max_size=4), train_on=st.sampled_from(["all", "last"]))
 def test_many_rows_at_once_are_the_rows_one_by_one(name: str, many: list[tuple[Message, ...]], train_on: Any) -> None:
@@ -267,7 +271,7 @@ def test_many_rows_at_once_are_the_rows_one_by_one(name: str, many: list[tuple[M
     assert isinstance(made[-2], DataError)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 @QUICK
 @given(messages=conversations())
 def test_a_known_frame_gives_the_spans_that_a_search_finds(name: str, messages: tuple[Message, ...]) -> None:
@@ -288,7 +292,7 @@ def test_plain_conversations_of_most_families_have_a_frame() -> None:
         assert (renderer._spans.frames[key] is not None) == (name != "deepseek_r1"), name
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].takes_blanks])
+@pytest.mark.parametrize("name", [p for p in EVERY if not FAMILIES[str(p.values[0])].takes_blanks])
 @QUICK
 @given(pieces=st.lists(said(), min_size=1, max_size=5), where=st.lists(st.integers(0, 60), max_size=3))
 def test_stretches_between_marks_encode_as_the_whole_does(name: str, pieces: list[str], where: list[int]) -> None:

@@ -67,6 +67,7 @@ def test_tokens_are_those_of_the_tokenizer(name: str, text: str) -> None:
     assert encoder.encode(text) == own(raw, text)  # from memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CUTS)
 def test_every_familiar_character_is_cut_as_the_tokenizer_cuts_it(name: str) -> None:
     raw, encoder = ENCODERS[name]

@@ -101,6 +101,7 @@ def test_every_prefix_of_the_grid_covers_it(tmp_path: Path) -> None:
     assert "stages.0.replay=null" in next(c for c in cells if c.share == 0).settings
 
 
+@pytest.mark.slow
 def test_a_finished_run_becomes_a_line_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
     world = World.make(tmp_path)

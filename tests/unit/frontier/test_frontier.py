@@ -220,6 +220,7 @@ def test_an_unknown_cell_is_refused_with_the_ones_there_are() -> None:
         study.selected(["icd11-hard"])
 
 
+@pytest.mark.slow
 def test_the_outcome_is_read_from_the_log_of_a_real_run(tmp_path: Path) -> None:
     world = World.make(tmp_path)
     world.run(world.recipe({"guard": "off"}), "run")

@@ -86,6 +86,7 @@ def test_a_reweighed_stage_learns_its_rows(tmp_path: Path, name: str) -> None:
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.mark.slow
 def test_pull_goes_part_of_the_way_back() -> None:
     import torch
 

@@ -167,6 +167,7 @@ def test_a_filter_keeps_the_list_of_tasks(bench: Bench, tmp_path: Path):
     assert listed == [dict(t.fields) for t in found.tasks]
 
 
+@pytest.mark.slow
 def test_tasks_that_were_not_tried_stay_after_a_filter(bench: Bench):
     """A hundred of the 160 are tried; of the others nobody knows better."""
     good = tuple(replace(t, id=f"good{n}") for n, t in enumerate(tasks(60)))
@@ -192,6 +193,7 @@ def test_the_first_update_uses_the_rollouts_of_the_gate(bench: Bench):
     assert len(batch) == 8 * 3
 
 
+@pytest.mark.slow
 def test_what_the_filter_left_out_is_not_trained_on(bench: Bench):
     found = filtered(bench)
     gate.keep(found, bench.folder / "stage")

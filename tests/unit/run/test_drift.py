@@ -44,6 +44,7 @@ def test_a_recipe_with_a_drift_probe_measures_base_and_candidates_against_the_ba
     assert all("behaviour" in c.axes for c in of(log, Candidate) if c.checkpoint != "base")
 
 
+@pytest.mark.slow
 def test_a_stage_that_learns_nothing_has_not_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
     world = World.make(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from temper.events import Choice, DataUsed, Reused, RunFinished, StageStarted, Step
 from tests.fakes.world import World, held, of
 
@@ -17,6 +19,7 @@ def _reused(world: World, out: str, *stages: dict[str, Any], **top: Any) -> list
     return [e.stage for e in of(log, Reused)]
 
 
+@pytest.mark.slow
 def test_only_what_depends_on_a_change_runs_again(world: World) -> None:
     assert _reused(world, "one", FIRST, SECOND) == []
     assert _reused(world, "two", FIRST, {**SECOND, "lr": 2e-3}) == ["01-sft"]

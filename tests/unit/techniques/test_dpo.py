@@ -78,7 +78,7 @@ def test_the_first_step_costs_log_two_and_the_pairs_part_from_there(pairs: World
     assert steps[-1].figures["chosen_gain"] > 0 > steps[-1].figures["rejected_gain"]
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("adapter", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_after_sft_the_reference_is_what_sft_made(pairs: World, adapter: str) -> None:
     """Against the base the loss would not begin at log 2; with the adapter on in both it would stay there for ever."""
     sft = {"data": "greedy.jsonl", "adapter": adapter, "choose": "last", "guard": "off", "steps": 4, "checkpoints": 1}

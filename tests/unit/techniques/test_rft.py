@@ -114,6 +114,7 @@ def test_a_divergence_that_is_paid_for_is_a_term(world: World):
     assert [(t.loss, t.scale) for t in prepared.plan(0).objective] == [("cispo", 1.0), ("start_kl", 0.05)]
 
 
+@pytest.mark.slow
 def test_the_divergence_from_the_start_is_measured_where_it_is_paid_for(world: World):
     result = world.run(recipe(world, kl_to_start=0.1, lr=9e-4), forced=True)
     found = [s.figures["start_kl"] for s in of(held(result), Step)]
@@ -216,9 +217,9 @@ HANGS = "import time; time.sleep(60)"
     [
         ("raise RuntimeError('my own fault')", r"could not be graded.*\n.*tasks.jsonl:\d+: RuntimeError: my own fault"),
         ("return None", r"returned None; expected a number"),
-        ("return float('nan')", r"returned nan; expected a finite number"),
-        ("return 'good'", r"returned 'good', a str; expected a number"),
-        (HANGS, r"replies took more than 0.2 s, the first on .*tasks.jsonl:\d+"),
+        pytest.param("return float('nan')", r"returned nan; expected a finite number", marks=pytest.mark.slow),
+        pytest.param("return 'good'", r"returned 'good', a str; expected a number", marks=pytest.mark.slow),
+        pytest.param(HANGS, r"replies took more than 0.2 s, the first on .*tasks.jsonl:\d+", marks=pytest.mark.slow),
     ],
 )
 def test_a_reward_that_fails_is_named_with_its_task(world: World, body: str, message: str):

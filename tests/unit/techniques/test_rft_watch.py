@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from temper.events import Health, Measurement, Verdict
 from tests.fakes.world import ASKED, World, held, of
 from tests.unit.techniques.test_rft import recipe
@@ -33,6 +35,7 @@ def test_a_reward_that_rises_while_the_exam_falls_stops_the_stage(world: World):
     assert stop.step == found.step and stop.reason.startswith("hacking: ")
 
 
+@pytest.mark.slow
 def test_a_reward_that_the_exam_follows_goes_on(world: World):
     exam(world, PAID, PLAIN)
     log = held(world.run(recipe(world, **RISING), forced=True))
