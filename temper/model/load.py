@@ -7,6 +7,7 @@ part of every run's lineage. Remote code is never run and pickled weights are ne
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -106,7 +107,8 @@ def _built_in() -> Path:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     with store.new_folder(folder) as to:
-        quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar that no setting hides
+            quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         config = quantised.config
         if hasattr(config, "quantization_config"):
             delattr(config, "quantization_config")  # the weights are floats now; marked as GGUF they cannot be saved

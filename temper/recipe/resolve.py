@@ -20,7 +20,7 @@ from temper.events import Setting
 from temper.recipe.facts import Facts
 from temper.recipe.schema import DataFile, Recipe, Stage
 from temper.recipe.sheet import Sheet, print_path, print_share, print_value
-from temper.recipe.usual import LowRank, note_machine, note_size, note_unusual, take_rate
+from temper.recipe.usual import LowRank, note_machine, note_size, note_suite, note_unusual, take_rate
 
 FEW_STEPS = 10
 """Below this a run is said to be too short to learn from."""
@@ -187,6 +187,7 @@ def _head(recipe: Recipe, facts: tuple[Facts, ...]) -> Sheet:
     suites = [entry if isinstance(entry, str) else str(entry.get("name", "")) for entry in recipe.probes.general]
     sheet.put("probes.general", ", ".join(suites), _origin(recipe.probes, "general"))
     note_machine(recipe, facts[0], sheet)
+    note_suite(recipe, sheet)
     note_size(facts[0], sheet)
     rows = facts[0].exam_rows
     if rows < FEW_EXAM_ROWS:

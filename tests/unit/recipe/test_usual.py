@@ -189,3 +189,11 @@ def test_a_tolerance_that_protects_nothing_and_too_many_threads_are_pointed_out(
     found = settled({}, tolerance="30%", machine={"threads": 64}).notices
     assert any(n.startswith("tolerance: 30% is above 10%") for n in found)
     assert any(n.startswith("machine.threads: 64 threads on 2 cores") for n in found)
+
+
+@pytest.mark.parametrize(("tolerance", "told"), [("1%", True), ("14%", True), ("20%", False)])
+def test_a_suite_that_cannot_show_the_tolerance_is_pointed_out(tolerance: str, told: bool) -> None:
+    probes = {"domain": "exam.jsonl", "general": ["quick"]}
+    found = settled({}, tolerance=tolerance, probes=probes).notices
+    assert any(n.startswith("probes.general: the items of quick") for n in found) == told
+    assert not any(n.startswith("probes.general") for n in settled({}, tolerance=tolerance).notices)
