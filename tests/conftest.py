@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 
@@ -19,6 +20,7 @@ os.environ.setdefault("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what needs a GPU; torch is imported only when such a test was collected."""
+    gc.freeze()  # what is imported by now stays, and need not be looked through again and again
     needy = [item for item in items if item.get_closest_marker("gpu")]
     if needy and not _has_gpu():
         for item in needy:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from temper.model import attention
+from temper.model import attention, tuning
 from temper.model.layout import Grid, KeyValues, Layout, alike, joined, pack
 from temper.model.protocol import Completion, Sampling, Tokens
 
@@ -154,7 +154,8 @@ class TorchSampler:
             roots=Grid(rows=len(tokens), width=1, place=None),
             cache=cache,
         )
-        hidden = self._body(layout)
+        with tuning.exact():  # for so few rows at a time, rounding the weights costs more than the product gains
+            hidden = self._body(layout)
         cache.lengths, cache.longest = cache.lengths + 1, cache.longest + 1
         return hidden
 

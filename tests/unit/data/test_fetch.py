@@ -88,6 +88,7 @@ def test_fetch_takes_a_file_put_there_by_hand_if_its_hash_is_right(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_fetch_passes_over_a_file_put_there_by_hand_with_a_wrong_hash(index: Path) -> None:
     right = make_wheel(index)
     make_wheel(fetch.cache_dir() / "packages", text="something else")
@@ -108,6 +109,7 @@ def test_two_processes_may_fetch_the_same_package_at_once(index: Path) -> None:
     assert fetch.digest(Path(paths.pop())) == sha(wheel)
 
 
+@pytest.mark.slow
 def test_extract_writes_a_member_once(index: Path) -> None:
     archive = fetch.fetch("tiny-words", "1.0", sha(make_wheel(index)))
     first = fetch.extract(archive, "tiny_words/words.txt")

@@ -60,6 +60,7 @@ def test_a_corpus_of_usual_size_holds_out_a_twentieth() -> None:
     assert FEWEST <= len(held(rows, share)) <= MOST
 
 
+@pytest.mark.slow
 def test_of_a_large_corpus_less_is_held_out_and_of_a_small_one_more() -> None:
     large = [row(prose(300, n), n) for n in range(4000)]
     assert share_to_hold(large, where="manual") < 0.05

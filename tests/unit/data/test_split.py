@@ -110,6 +110,7 @@ def test_small_sets_without_groups_are_cut_nearly_exactly(size: int) -> None:
     assert [len(ten[name]) for name in THREE] == [8, 1, 1]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000))
 @settings(max_examples=5, deadline=None)
 def test_rows_that_come_or_go_move_no_other(seed: int) -> None:

@@ -50,7 +50,7 @@ def test_the_unbiased_estimate_is_unbiased(tries: int, group_size: int) -> None:
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 2.0), (0.3, 0.3), (2.0, 2.0)])
-@pytest.mark.parametrize(("tries", "group_size"), [(8, 8), (4, 8)])
+@pytest.mark.parametrize(("tries", "group_size"), [(8, 8), pytest.param(4, 8, marks=pytest.mark.slow)])
 def test_in_simulated_populations_the_estimate_is_right_and_its_interval_holds(
     a: float, b: float, tries: int, group_size: int
 ) -> None:

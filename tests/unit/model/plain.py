@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -30,6 +31,9 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "qwen2": {"kind": "qwen2", "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
 }
 """Window in no layer, in every layer, in the second of two."""
+EVERY_SHAPE = [
+    pytest.param(name, marks=() if name in ("llama", "qwen2") else pytest.mark.slow) for name in SHAPES
+]  # fmt: skip
 
 
 def write_model(folder: Path, shape: str = "llama", *, seed: int = 0) -> Path:

@@ -54,13 +54,13 @@ def check(learner: TorchLearner, reference: torch.nn.Module, datums: Sequence[Da
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", plain.EVERY_SHAPE)
 def test_full_gradients_equal_the_plain_path(models: Mapping[str, Path], shape: str, batch: Batch) -> None:
     check(learner_of(models[shape]), plain_model(models[shape]), batch())
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", plain.EVERY_SHAPE)
 def test_lora_gradients_equal_the_plain_path(
     models: Mapping[str, Path], shape: str, batch: Batch, tmp_path: Path
 ) -> None:
@@ -143,7 +143,7 @@ def _logits(learner: TorchLearner, datum: Datum) -> Tensor:
     return learner.model(input_ids=layout.tokens, position_ids=layout.positions, layout=layout).logits[0]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", plain.EVERY_SHAPE)
 @pytest.mark.parametrize("batch", [*BATCHES, plain.many])
 def test_logprobs_are_those_of_the_plain_path_in_order(models: Mapping[str, Path], shape: str, batch: Batch) -> None:
     datums, reference = batch(), plain_model(models[shape])
@@ -178,7 +178,7 @@ def test_rows_without_a_target_add_nothing(models: Mapping[str, Path]) -> None:
     assert learner.logprobs(idle[:1]) == [()]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", plain.EVERY_SHAPE)
 @pytest.mark.parametrize("batch", [plain.ragged, plain.alike])
 def test_rows_do_not_see_each_other(models: Mapping[str, Path], shape: str, batch: Batch) -> None:
     learner, datums = learner_of(models[shape]), batch()

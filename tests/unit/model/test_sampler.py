@@ -59,7 +59,7 @@ def greedy(model: Any, prompt: Sequence[int], new: int, stop: Sequence[int] = ()
 
 
 @pytest.mark.parametrize("prompts", [unlike(), shared(), partly_shared()], ids=["unlike", "shared", "partly shared"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", plain.EVERY_SHAPE)
 def test_greedy_replies_are_those_of_transformers(models: Mapping[str, Path], shape: str, prompts: Prompts) -> None:
     model = plain_model(models[shape])
     replies = plain.sampler_of(models[shape]).generate(prompts, Sampling(max_new_tokens=12))
@@ -69,7 +69,7 @@ def test_greedy_replies_are_those_of_transformers(models: Mapping[str, Path], sh
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", plain.EVERY_SHAPE)
 def test_log_probabilities_are_those_of_a_fresh_pass_at_temperature_one(
     models: Mapping[str, Path], shape: str, temperature: float
 ) -> None:

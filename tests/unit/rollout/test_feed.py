@@ -82,6 +82,7 @@ def test_every_batch_has_useful_groups_alone_and_as_many_as_wanted(bench: Bench)
     }
 
 
+@pytest.mark.slow
 def test_several_updates_share_one_batch_of_rollouts(bench: Bench):
     batches = run(bench, replace(DRILL, updates=3), 7)
     assert batches[0] == batches[1] == batches[2] != batches[3]
@@ -141,6 +142,7 @@ def test_solved_tasks_end_the_stage_early(bench: Bench, write_reward: Callable[[
     assert "solved" in of(bench.log, Noticed)[0].text
 
 
+@pytest.mark.slow
 def test_levels_that_are_hopeless_are_left_for_those_that_are_not(bench: Bench):
     """Tasks of level 2 want a word that is never said: after a few batches nearly all groups are of level 1."""
     hard = tuple(replace(t, id=f"h{n}", fields={"level": 2}) for n, t in enumerate(tasks(12, "never")))
@@ -150,6 +152,7 @@ def test_levels_that_are_hopeless_are_left_for_those_that_are_not(bench: Bench):
     assert sum(g.startswith("h") for g in late) < len(late) / 4
 
 
+@pytest.mark.slow
 def test_tasks_held_out_are_looked_at_and_never_learnt(bench: Bench):
     """Greedily, at the first and every second batch; a grader of its own looks at the same replies."""
     aside = tuple(replace(t, id=f"aside-{t.id}") for t in tasks(3))

@@ -73,7 +73,7 @@ def test_a_task_that_is_never_solved_asks_for_examples(bench: Bench):
     ("body", "reason"),
     [
         ("return 0.5", "every rollout of every task has the same reward, 0.5"),
-        ("return 1.0", "replies earn 100"),
+        pytest.param("return 1.0", "replies earn 100", marks=pytest.mark.slow),
         ("return float(len(reply) > 0)", "copied-prompt replies earn 100"),
         ("return __import__('random').random() if reply else 0.0", "the same reply is graded differently"),
         (
@@ -82,9 +82,13 @@ def test_a_task_that_is_never_solved_asks_for_examples(bench: Bench):
             " (rewards.py:3)",
         ),
         ("return {' yes': 1.0, ' no': 0.0}[reply]", "of the rollouts (at most 1 %): reward rewards.py:mine on tasks.j"),
-        ("return None", "on tasks.jsonl:1: returned None; expected a number"),
-        ("return float('nan')", "on tasks.jsonl:1: returned nan; expected a finite number"),
-        ("return '1.0'", "on tasks.jsonl:1: returned '1.0', a str; expected a number"),
+        pytest.param("return None", "on tasks.jsonl:1: returned None; expected a number", marks=pytest.mark.slow),
+        pytest.param(
+            "return float('nan')", "on tasks.jsonl:1: returned nan; expected a finite number", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "return '1.0'", "on tasks.jsonl:1: returned '1.0', a str; expected a number", marks=pytest.mark.slow
+        ),
         ("return 5.0 * (task['reference'] == reply.strip())", "rewards from 0 to 5 of what it declares"),
     ],
 )

@@ -162,7 +162,7 @@ def test_the_last_checkpoint_is_handed_on_when_the_recipe_asks_for_it(
     assert [(e.step, e.split) for e in of(held(result), Candidate)] == [(12, "quick"), (12, "selection")]
 
 
-@pytest.mark.parametrize(("mode", "level"), [("off", "ok"), ("warn", "warn")])
+@pytest.mark.parametrize(("mode", "level"), [pytest.param("off", "ok", marks=pytest.mark.slow), ("warn", "warn")])
 def test_a_guard_that_may_not_stop_says_what_it_sees(world: World, mode: str, level: str) -> None:
     log = held(world.run(world.recipe({**GREEDY, "guard": mode}, exam=GREEDY_EXAM)))
     assert len(of(log, Step)) == 24

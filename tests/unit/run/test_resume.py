@@ -254,7 +254,11 @@ def looked(shared_world: World) -> RunResult:
     return shared_world.run(shared_world.recipe(LONG_STAGE, exam="soft-exam.jsonl"), "looked")
 
 
-@pytest.mark.parametrize(("kind", "number"), [(Verdict, 3), (Measurement, 12), (CheckpointSaved, 1), (Candidate, 1)])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [(Verdict, 3), *(pytest.param(*at, marks=pytest.mark.slow)
+                     for at in ((Measurement, 12), (CheckpointSaved, 1), (Candidate, 1)))],
+)  # fmt: skip
 def test_looks_between_checkpoints_are_taken_up_again(
     shared_world: World, looked: RunResult, kind: type[Event], number: int
 ) -> None:
@@ -290,8 +294,10 @@ def spent(shared_world: World) -> RunResult:
 
 
 @pytest.mark.parametrize(
-    ("kind", "number"), [(Step, 4), (CheckpointSaved, 2), (Candidate, 2), (Verdict, 2), (Candidate, 3)]
-)
+    ("kind", "number"),
+    [(Step, 4), *(pytest.param(*at, marks=pytest.mark.slow)
+                  for at in ((CheckpointSaved, 2), (Candidate, 2), (Verdict, 2), (Candidate, 3)))],
+)  # fmt: skip
 def test_a_budget_ends_a_killed_run_where_it_ends_a_whole_one(
     shared_world: World, spent: RunResult, kind: type[Event], number: int
 ) -> None:

@@ -149,6 +149,7 @@ def test_a_larger_budget_continues_a_finished_study(world: World) -> None:
     assert sum(isinstance(e, SearchFinished) for e in log(more)) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_crashes_is_shown_and_the_study_goes_on(world: World) -> None:
     def large(settings: Sequence[str]) -> bool:
         rate = dict(s.split("=") for s in settings)["stages.0.lr"]

@@ -234,6 +234,7 @@ def test_a_constant_reward_ends_with_a_remedy(world: World):
         world.run(recipe(world, reward=write(world, "return 0.5")), forced=True)
 
 
+@pytest.mark.slow
 def test_one_broken_reply_in_a_few_costs_itself_alone(world: World):
     """Replies with one word are not graded; the others are learnt from, and the log says how many failed."""
     body = "return 1.0 / ('brown' not in reply) * ('lazy' in reply)"
@@ -243,6 +244,7 @@ def test_one_broken_reply_in_a_few_costs_itself_alone(world: World):
     assert len(of(log, Step)) >= 5
 
 
+@pytest.mark.slow
 def test_a_reward_that_prints_prints_nothing(world: World, capfd: pytest.CaptureFixture[str]):
     world.run(recipe(world, reward=write(world, "print('SHOUT'); return float('lazy' in reply)"), steps=2), forced=True)
     said = capfd.readouterr()
@@ -299,6 +301,7 @@ def test_an_environment_is_played_and_learnt_from(world: World):
     assert len(json.loads(rows[0])["rows"]) == 2 * 4 * sum(first.useful)
 
 
+@pytest.mark.slow
 def test_an_environment_that_never_ends_is_cut_after_its_turns(world: World):
     step = "Turn(reward=float('lazy' in reply), messages=(Message(role='user', content='again'),))"
     (world.folder / "game.py").write_text(GAME.format(step=step), encoding="utf-8")
@@ -306,6 +309,7 @@ def test_an_environment_that_never_ends_is_cut_after_its_turns(world: World):
     assert all(s.capped == 1.0 for s in of(held(result), RolloutStep))
 
 
+@pytest.mark.slow
 def test_the_settings_are_in_the_log(world: World):
     result = world.run(recipe(world, steps=2), forced=True)
     (started,) = of(held(result), RunStarted)
