@@ -54,7 +54,7 @@ $(HOME_DEMO)/data/train.jsonl: $(HOME_DEMO)/make_data.py | $(STAMP)
 	$(BIN)/python $< --out $(@D)
 
 quick: $(STAMP) ## the tests that take seconds
-	$(BIN)/python -m pytest -q -n auto -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not gpu"
 
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -q -n auto
