@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Figure, Side, alternate, fastest, figure, values
+from benchmarks.harness import PRECISIONS, Figure, Side, alternate, fastest, figure, values
 from benchmarks.peers import peak_mib, report
 
 ITEMS, TRIAL_ITEMS = 200, 16
-VARIANTS: Sequence[Sequence[str]] = tuple(
-    ("--batch", size, "--precision", kind) for size in ("1", "8", "32") for kind in ("float32", "bfloat16")
-)
+VARIANTS: Sequence[Sequence[str]] = tuple(("--batch", size, *kind) for size in ("1", "8", "32") for kind in PRECISIONS)
 NEAR = 0.02
 """Nats by which the mean log-likelihoods of the two sides may differ."""
 

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Figure, Side, alternate, fastest, figure, values
+from benchmarks.harness import PRECISIONS, Figure, Side, alternate, fastest, figure, values
 from benchmarks.peers import peak_mib, report
 from benchmarks.rows import chats
 
 PROMPTS, NEW = 32, 64
-VARIANTS: Sequence[Sequence[str]] = tuple(
-    ("--batch", str(size), "--precision", kind) for size in (32, 8) for kind in ("float32", "bfloat16")
-)
+VARIANTS: Sequence[Sequence[str]] = tuple(("--batch", str(size), *kind) for size in (32, 8) for kind in PRECISIONS)
 SAME = 0.8
 """Share of the tokens on which both sides agree at least: a tie broken otherwise changes all that follows."""
 

@@ -15,16 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Figure, Side, alternate, fastest, figure, values
+from benchmarks.harness import PRECISIONS, Figure, Side, alternate, fastest, figure, values
 from benchmarks.peers import peak_mib, report, stopwatch
 from benchmarks.rows import passages
 
 PROMPTS, GROUP, NEW, STEPS = 2, 8, 64, 4
 """Prompts per step, replies per prompt, tokens per reply, steps of which the first is not timed."""
 RATE = 1e-5
-
-
-PRECISIONS: Sequence[Sequence[str]] = (("--precision", "float32"), ("--precision", "bfloat16"))
 
 
 def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure]:

@@ -100,6 +100,10 @@ def alternate(name: str, ours: Side, peer: Side, *, rounds: int, shows: str) -> 
     return found["ours"], found["peer"]
 
 
+PRECISIONS: Sequence[Sequence[str]] = (("--precision", "float32"), ("--precision", "bfloat16"))
+"""What a peer is tried in."""
+
+
 def fastest(peer: Side, variants: Sequence[Sequence[str]], *, key: str, less: bool = False) -> Sequence[str]:
     """The settings under which the peer is best in a short trial; a setting that it refuses is told and left out."""
     tried: dict[Sequence[str], float] = {}

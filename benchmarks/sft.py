@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Figure, Side, alternate, fastest, figure, values
+from benchmarks.harness import PRECISIONS, Figure, Side, alternate, fastest, figure, values
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +21,6 @@ SETTINGS: Mapping[str, Sequence[str]] = {
 VARIANTS: Sequence[Sequence[str]] = tuple(
     ("--layout", layout, "--loss", loss) for layout in ("padded", "padding-free") for loss in ("nll", "chunked_nll")
 )
-PRECISIONS: Sequence[Sequence[str]] = (("--precision", "float32"), ("--precision", "bfloat16"))
 TRIAL_ROWS = 16
 LOSS_MARGIN = 0.05
 """The first losses of both sides agree this closely, relatively: TRL also learns the line break after the answer."""

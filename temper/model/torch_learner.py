@@ -20,13 +20,14 @@ from transformers import PreTrainedModel
 
 from temper.data.datum import Datum
 from temper.losses import LOSSES, Objective, Term
+from temper.losses.average import denominator
 from temper.model import attention, head, likely, lora, memory, passes, store
 from temper.model.kernels import PLAIN, Kernels
 from temper.model.layout import alike, pack
 from temper.model.optim import AdamW, clip
 from temper.model.protocol import PASS_TOKENS, Checkpoint, Floats, StepMetrics, Tokens, TrainSpec
 from temper.model.start import Start, needs_start
-from temper.model.views import Scored, denominator, figures, targets, view
+from temper.model.views import Scored, figures, targets, view
 
 
 class TorchLearner:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from temper.data.datum import Datum
 from temper.losses import LOSSES, Term, TokenView
-from temper.losses.average import denominator as denominator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

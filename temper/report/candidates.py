@@ -15,7 +15,7 @@ from temper.stats.pareto import pareto
 
 HEADS = ("candidate", "domain", "general drop", "at most", "measured on", "standing", "what was said of it")
 CHOOSING: tuple[Split, ...] = ("selection", "quick")
-"""The splits that candidates are compared on."""
+"""The splits that candidates are compared on, the more telling one first."""
 
 
 def base_level(log: RunLog) -> tuple[Split, float] | None:

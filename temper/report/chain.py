@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from temper.events import Candidate, Choice, Measurement, Split, StageStarted
+from temper.events import Candidate, Choice, Measurement, StageStarted
+from temper.report.candidates import CHOOSING
 from temper.report.runlog import BASE, RunLog
 from temper.report.words import ARROW, count, drop_percent, percent, position, score
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 Tone = Literal["plain", "good", "bad", "warn", "calm"]
 PROBES_SHOWN = 3
 """Domain probes that a box names; the others are in its hover text."""
-CHOSE: tuple[Split, ...] = ("selection", "quick")
-"""Splits that candidates were compared on, the more telling one first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +216,7 @@ def _probe(name: str, value: float, method: str) -> Fact:
 
 
 def _measured(log: RunLog, checkpoint: str) -> Sequence[Measurement]:
-    return next((found for split in CHOSE if (found := log.of(checkpoint, split, "domain"))), ())
+    return next((found for split in CHOOSING if (found := log.of(checkpoint, split, "domain"))), ())
 
 
 def _how(log: RunLog, stage: StageStarted) -> str:

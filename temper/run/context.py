@@ -10,7 +10,7 @@ from temper.data import fetch
 from temper.data.render import Renderer
 from temper.decide.frontier import Floors, Prefer, domain_score
 from temper.events import Event, Measurement, Split
-from temper.model.protocol import BASE, Backend, Checkpoint, Policy, TrainSpec, Tuning
+from temper.model.protocol import BASE, Backend, Checkpoint, Policy, Precision, TrainSpec, Tuning
 from temper.probes import suites
 from temper.probes.base import Measured, Probe, Where, take, text_of
 from temper.run.folder import RunFolder
@@ -44,6 +44,8 @@ class Context:
     progress: Progress
     compiles: bool = False
     """Whether the kernels of the models it opens are compiled."""
+    precision: Precision = "float32"
+    """Of the products of all models."""
     prefer: Prefer = "domain"
     """What decides between candidates that keep the tolerance."""
     floors: Floors = field(default_factory=dict)

@@ -134,7 +134,7 @@ def _begin(
         folder=folder, backend=backend, renderer=prepared.renderer, domain=prepared.domain,
         general=on_same_bytes(general, prepared.renderer, renderer),
         tolerance=recipe.tolerance, prefer=recipe.prefer, floors=recipe.floors, base_cache=cache, listen=listen,
-        progress=progress, compiles=prepared.compiles,
+        progress=progress, compiles=prepared.compiles, precision=prepared.tuning.precision,
     )  # fmt: skip
     if past:
         folder.sit_down()

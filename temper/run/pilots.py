@@ -206,5 +206,5 @@ def _live(flight: _Flight) -> Live:
         policy=flight.policy, start=flight.start.checkpoint, open=context.open,
         locate=lambda name: context.backend.locate(name).checkpoint, renderer=context.renderer,
         folder=context.folder.stage(flight.stage.id), cache=fetch.cache_dir(), log=context.log,
-        progress=context.progress,
+        precision=context.precision, progress=context.progress,
     )  # fmt: skip

@@ -256,7 +256,7 @@ def _machine_settings(recipe: Recipe, tuning: Tuning, compiles: bool) -> Sequenc
     origin = "recipe" if asked.threads is not None else "measured"
     threads = Setting(path="machine.threads", value=str(tuning.threads), origin=origin, rule=tuning.reason)
     precision = Setting(
-        path="machine.precision", value=tuning.precision, origin="measured" if asked.precision == "auto" else "recipe",
-        rule=tuning.why_precision, evidence="docs/performance.md",
+        path="machine.precision", value=tuning.precision, rule=tuning.why_precision, evidence="docs/performance.md",
+        origin="recipe" if asked.precision == tuning.precision else "measured",
     )  # fmt: skip
     return (threads, precision, compiler)

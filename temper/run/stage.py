@@ -142,7 +142,7 @@ class StageRun:
             policy=self.policy, start=self.start.checkpoint, open=context.open,
             locate=lambda name: context.backend.locate(name).checkpoint, renderer=context.renderer,
             folder=context.folder.stage(self.stage.id), cache=fetch.cache_dir(), log=context.log,
-            progress=context.progress, past=self.heard,
+            precision=context.precision, progress=context.progress, past=self.heard,
         )  # fmt: skip
 
     def _look(self, points: list[Point], *, last: bool) -> bool:

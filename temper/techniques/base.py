@@ -12,7 +12,7 @@ from temper.data.datum import Datum
 from temper.data.render import Renderer
 from temper.events import Event, Step
 from temper.losses import Objective
-from temper.model.protocol import Checkpoint, Policy
+from temper.model.protocol import Checkpoint, Policy, Precision
 from temper.recipe.resolve import ResolvedStage
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Live:
     log: Callable[[Event], Event]
     progress: Callable[[str, int, int], None]
     """(what, done, of): for the person who waits."""
+    precision: Precision = "float32"
+    """That products are computed in: what was computed in another one is another result."""
     past: Sequence[Event] = ()
     """Events of this run that still hold; in a run, those that are logged while the stage runs come to it."""
 

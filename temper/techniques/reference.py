@@ -18,7 +18,7 @@ import numpy as np
 from temper.data import fetch
 from temper.data.datum import supervised_lengths
 from temper.data.digests import remembered_digests
-from temper.model.protocol import Checkpoint, Policy
+from temper.model.protocol import Checkpoint, Policy, Precision
 from temper.techniques.base import Live
 from temper.techniques.general import Rows
 
@@ -37,7 +37,7 @@ def reference(rows: Rows, live: Live, *, fresh: bool) -> Array:
         live: Of the stage.
         fresh: Whether `live.policy` still has the weights of the start; otherwise the start is opened beside it.
     """
-    path = live.cache / "reference" / f"{key(live.start, rows)}.npy"
+    path = live.cache / "reference" / f"{key(live.start, rows, live.precision)}.npy"
     targets = int(supervised_lengths(rows.datums).sum())
     if path.is_file():
         found = np.load(path, mmap_mode="r")
@@ -50,11 +50,11 @@ def reference(rows: Rows, live: Live, *, fresh: bool) -> Array:
     return np.load(path, mmap_mode="r")
 
 
-def key(start: Checkpoint, rows: Rows) -> str:
-    """Name of what these weights think of these rows: changes with a byte of either."""
+def key(start: Checkpoint, rows: Rows, precision: Precision = "float32") -> str:
+    """Name of what these weights think of these rows: changes with a byte of either, and with how it was computed."""
     folders = (start.path, start.base) if start.adapter else (start.path,)
     weights = [_digests(folder) for folder in folders]
-    return hashlib.sha256(json.dumps([VERSION, weights, rows.fingerprint]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([VERSION, weights, rows.fingerprint, precision]).encode()).hexdigest()[:32]
 
 
 def _digests(folder: Path) -> list[list[str]]:

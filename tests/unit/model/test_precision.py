@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from temper.model import tuning
+from temper.model.protocol import Tuning
+from temper.run.context import answers_cache
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +53,11 @@ def test_inside_exact_products_are_float32() -> None:
         inside = x @ x.T
     assert torch.get_float32_matmul_precision() == "medium"
     torch.testing.assert_close(inside.double(), x.double() @ x.double().T, rtol=1e-5, atol=1e-4)
+
+
+def test_answers_in_one_precision_are_not_compared_with_those_in_another() -> None:
+    exact, rounded = (
+        answers_cache("a" * 64, Tuning(threads=1, reason="", precision=kind)) for kind in ("float32", "bfloat16")
+    )
+    assert exact.name == "a" * 16
+    assert rounded.name == "a" * 16 + "-bfloat16" and rounded.parent == exact.parent

@@ -137,6 +137,7 @@ def test_the_reference_belongs_to_the_weights_and_the_rows(pairs: World, tmp_pat
     moved = replace(base, id="another name", path=copy, base=copy)
     assert reference.key(moved, source) == key  # content counts, not the place
     assert reference.key(base, replace(source, fingerprint="other")) != key
+    assert reference.key(base, source, "bfloat16") != key
     (copy / "table.npz").write_bytes(b"other weights")
     assert reference.key(moved, source) != key
 
