@@ -114,7 +114,7 @@ def document(
             }
             for p in prepared.domain
         ],
-        "findings": [asdict(f) for i in prepared.inventories for f in i.findings],
+        "findings": [asdict(f) for f in prepared.findings()],
         "notices": list(prepared.notices()),
         "advice": asdict(advice),
         "estimate": asdict(expected),
@@ -201,7 +201,7 @@ def _print_data(prepared: Prepared) -> None:
 def _print_remarks(prepared: Prepared) -> None:
     from temper.data.lint import as_text
 
-    for finding in (f for i in prepared.inventories for f in i.findings):
+    for finding in prepared.findings():
         say(as_text(finding), style="yellow")
     for notice in prepared.notices():
         say(f"note {notice}", style="yellow")

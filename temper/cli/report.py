@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from temper.cli.console import console, print_json, say, table
-from temper.errors import DataError, MachineError, RecipeError
+from temper.errors import DataError, RecipeError, writing
 from temper.events import Event, Rollout, RunStarted, StageStarted, read
 
 
@@ -104,15 +104,13 @@ def write_report(run: Path, events: Sequence[Event], others: Sequence[Path] = ()
         page = render_report(events, others=further, name=run.resolve().name, rollouts=read_rollouts(run))
     path = run / "report.html"
     part = run / f".report.{os.getpid()}.part"
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise MachineError(
-            f"{path}: could not be written ({error}); expected a writable folder with free space; free some "
-            f"space, then run `temper report {run}`"
-        ) from None
+    with writing(path, then=f"run `temper report {run}`"):
+        try:
+            part.write_text(page, encoding="utf-8")
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
     return path
 
 

@@ -149,13 +149,6 @@ class Renderer:
         words = [token for token in tokens if token not in self.end_tokens]
         return self.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def special_in(self, text: str) -> str:
-        """The first special token that the text spells, "" for none.
-
-        In a turn it is encoded as the plain text that it is. Mostly it is a sign of rows that were rendered before.
-        """
-        return self._template.guard.special_in(text)
-
     def datum(
         self,
         row: Row,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import socket
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from temper.errors import MachineError, MissingExtra
@@ -19,21 +20,21 @@ CONNECT_SECONDS = 5.0
 class RayLauncher:
     """Jobs as Ray tasks; the cluster decides where, `workers` at once."""
 
-    def __init__(self, address: str, workers: int = 0, *, gpus: float = 0.0) -> None:
+    def __init__(self, address: str, workers: int = 0) -> None:
         """Connects.
 
         Args:
             address: `auto`, `local` (a cluster of this machine alone), `HOST:PORT` or `ray://HOST:PORT`.
             workers: Jobs at once; 0 takes as many as there are nodes.
-            gpus: GPUs of a job.
 
         Raises:
             MachineError: nobody answers there.
         """
         self._ray = _connect(address)
         self.workers = workers or max(1, len(self._ray.nodes()))
-        cores = self._ray.cluster_resources().get("CPU", 1.0)
-        task = self._ray.remote(num_cpus=max(1.0, cores // self.workers), num_gpus=gpus, max_retries=0)
+        cluster = self._ray.cluster_resources()
+        task = self._ray.remote(num_cpus=cores_of(cluster, self.workers), num_gpus=gpus_of(cluster, self.workers),
+                                max_retries=0)  # fmt: skip
         self._task = task(run_until)
 
     def submit(self, job: Job) -> Future[Ended]:
@@ -43,6 +44,16 @@ class RayLauncher:
     def close(self) -> None:
         """Leaves the cluster, which ends the tasks of this driver; a run that was ended goes on by the same command."""
         self._ray.shutdown()
+
+
+def cores_of(cluster: Mapping[str, float], workers: int) -> float:
+    """Cores of one of so many jobs at once."""
+    return max(1.0, cluster.get("CPU", 1.0) // workers)
+
+
+def gpus_of(cluster: Mapping[str, float], workers: int) -> float:
+    """GPUs of one of them: one, or a part of one where there are fewer than jobs. Ray hides those not asked for."""
+    return min(1.0, cluster.get("GPU", 0.0) / workers)
 
 
 def _connect(address: str) -> Any:

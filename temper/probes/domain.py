@@ -23,7 +23,6 @@ from temper.probes.preference import sides
 if TYPE_CHECKING:
     from temper.data.render import Renderer
     from temper.data.rows import Row
-    from temper.events import Role
     from temper.model.protocol import Policy
 
 QUICK_ITEMS = 48
@@ -38,9 +37,6 @@ def domain_probe(
     rows: Sequence[Row],
     renderer: Renderer,
     *,
-    role: Role = "domain",
-    axis: str = "domain",
-    quick: int = QUICK_ITEMS,
     group: str | None = None,
 ) -> Probe:
     """The probe that a file of rows stands for; replies may be a quarter longer than the longest reference.
@@ -56,7 +52,7 @@ def domain_probe(
             )
     longest = max(reply_target(renderer, i, i["reference"], end=True).supervised for i in items)
     spec = ProbeSpec(
-        name=name, axis=axis, kind=_kind(items), source=name, role=role, quick=quick,
+        name=name, axis="domain", kind=_kind(items), source=name, role="domain", quick=QUICK_ITEMS,
         max_new_tokens=max(SHORTEST, math.ceil(longest * HEADROOM)),
     )  # fmt: skip
     return Probe(spec=spec, items=items)

@@ -8,7 +8,7 @@ What it does not hold: it is no barrier against code that means harm. The progra
 can read what the user can read; where no namespace is to be had the network is only closed inside Python; a process
 that leaves its group outlives the kill; limits of processor time and memory count per process; Windows has none of
 them; a program that walks up the frames of its own process finds the mark of the end and can pretend to have passed.
-Run untrusted models in a container or a virtual machine. `isolation()` says what this machine gives.
+Run untrusted models in a container or a virtual machine.
 """
 
 from __future__ import annotations
@@ -47,9 +47,6 @@ if not alone:
     def refused(*_, **__):
         raise OSError("no network in the sandbox")
     socket.socket = socket.create_connection = socket.getaddrinfo = refused
-if path == "-":
-    print("namespace" if alone else "python")
-    sys.exit()
 with open(path, encoding="utf-8") as file:
     program = compile(file.read(), "program.py", "exec")
 def run():
@@ -120,15 +117,6 @@ def run_python(source: str, *, seconds: float = 10.0, memory_mb: int = 1024) -> 
         return Ran(ended=Ended.TIMEOUT, output=said)
     passed = process.returncode == 0 and said.endswith(mark + "\n")
     return Ran(ended=Ended.PASSED if passed else Ended.FAILED, output=said.removesuffix(mark + "\n"))
-
-
-def isolation() -> str:
-    """`namespace` where programs get no network from the kernel, `python` where only Python closes it to them."""
-    told = subprocess.run(
-        [sys.executable, "-I", "-c", BOOT, "5", str(1 << 30), "-"], capture_output=True, text=True, env={},
-        stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    return told.stdout.strip() or "none"
 
 
 def _start(arguments: list[str], work: Path, output: int) -> subprocess.Popen[bytes]:

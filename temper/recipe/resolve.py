@@ -90,11 +90,6 @@ class Resolved:
     notices: tuple[str, ...]
     """What the user should know before the run; each begins with the recipe path it is about."""
 
-    @property
-    def recipe_source(self) -> str:
-        """The recipe as the user wrote it."""
-        return self.recipe.text
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
@@ -267,7 +262,7 @@ def _replay(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> 
         if not stocks.get(name):
             do = f"{registry.hint(name, list(stocks))}remove it or correct its name"
             expected = f"a category ({', '.join(available)}) or a source of the catalogue"
-            raise sheet.refuse(f"replay.from.{name}", "no general data for it", expected, do)
+            raise sheet.refuse(f"replay.from.{name}", "[M001] no general data for it", expected, do)
     ruled = rules.pick(table.replay_share)
     if not available:
         if stage.replay.share:
@@ -283,9 +278,6 @@ def _replay(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> 
     picked = rules.replay_categories(table, facts.available_replay)
     weights = rules.normalised(asked) if asked else picked.value
     sheet.take("replay.from", asked, picked, ", ".join(f"{name} {print_share(w)}" for name, w in weights.items()))
-    unnamed = [name for name in ("instruction", "safety") if asked and name not in weights]
-    if unnamed:
-        sheet.note("replay.from", f"names no {' and no '.join(unnamed)}, so that is not rehearsed")
     return share, weights
 
 

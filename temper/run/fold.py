@@ -143,7 +143,7 @@ def _begin(
         for notice in prepared.notices():
             where, _, text = notice.partition(": ")
             context.log(Noticed(where=where, text=text))
-        for finding in (f for i in prepared.inventories for f in i.findings):
+        for finding in prepared.findings():
             context.log(
                 Noticed(where=finding.where, text=f"[{finding.code}] {finding.what}; {finding.why}; {finding.fix}")
             )

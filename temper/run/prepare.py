@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 
 from temper.data.datum import count_tokens
 from temper.data.documents import open_tables
-from temper.data.mixture import left_out
+from temper.data.lint import Finding, mix_findings
 from temper.data.render import Renderer
 from temper.data.rows import Fault, Row, open_table, read_table, refuse
 from temper.data.split import is_held_out
@@ -82,20 +82,23 @@ class Prepared:
         told = list(self.resolved.notices)
         for index, (stage, inventory) in enumerate(zip(self.recipe.stages, self.inventories, strict=True)):
             told += [f"stages.{index}.data: {text}" for source in stage.data if (text := beside(source.file))]
-            told += [*inventory.notices, *self.mix_notices(index)]
+            told += [*inventory.notices, *self.plan(index).notices]
         if self.renderer.notice:
             told.append(f"base: {self.renderer.notice}")
         return tuple(told)
 
-    def mix_notices(self, index: int) -> tuple[str, ...]:
-        """What stage `index` mixes too often, hardly or not at all."""
+    def findings(self) -> tuple[Finding, ...]:
+        """What the linter says of the rows, and of what is mixed with them."""
+        return tuple(f for n, inventory in enumerate(self.inventories) for f in (*inventory.findings, *self._mix(n)))
+
+    def _mix(self, index: int) -> tuple[Finding, ...]:
+        """What stage `index` leaves out; a category of which a source is named is not left out."""
         asked = self.recipe.stages[index].replay
-        told: tuple[str, ...] = ()
-        if asked is not None and asked.categories:
-            stocks = {**self.facts[index].available_sources, **self.facts[index].available_replay}
-            known = {name: stocks[name] for name in stocks if name in self.facts[index].available_replay}
-            told = left_out(asked.categories, known | {n: stocks.get(n, 0) for n in asked.categories})
-        return (*told, *self.plan(index).notices)
+        if asked is None or not asked.categories or not self.resolved.stages[index].replay_share:
+            return ()
+        named = {rows.category for rows in self.inventories[index].general if rows.name in asked.categories}
+        available = {c: tokens for c, tokens in self.facts[index].available_replay.items() if c not in named}
+        return mix_findings(asked.categories, available, where=f"stages.{index}.replay.from")
 
 
 def prepare(

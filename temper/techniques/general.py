@@ -75,6 +75,12 @@ def _catalogue(wanted: Replay, renderer: Renderer) -> tuple[list[Rows], tuple[st
     """The sources that are always there, and those that the recipe names itself or by a category of their own."""
     asked = wanted.categories or {}
     usual = catalog.sources()
+    held = [name for name, source in catalog.sources(optional=True).items() if source.role != "train" and name in asked]
+    if held:
+        raise DataError(
+            f"replay.from.{held[0]}: [M003] found a source that is there to be measured on; expected rows to train on, "
+            "since learning it would make the measurement worthless; take it out of the mixture"
+        )
     found: list[Rows] = []
     notices: list[str] = []
     for source in catalog.sources(optional=True).values():

