@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from temper.data.datum import count_tokens
 from temper.data.documents import open_tables
-from temper.data.mixture import left_out
+from temper.data.lint import with_codes
 from temper.data.render import Renderer
 from temper.data.rows import Fault, Row, open_table, read_table, refuse
 from temper.data.split import is_held_out
+from temper.errors import DataError
 from temper.events import Setting
 from temper.losses import Term
 from temper.model.protocol import Backend, Base, Policy, Precision, TrainSpec, Tuning
@@ -26,11 +27,12 @@ from temper.probes.domain import document_probe, domain_probe
 from temper.recipe.facts import Facts
 from temper.recipe.look import beside
 from temper.recipe.resolve import Resolved, ResolvedStage, resolve, step_tokens
-from temper.recipe.schema import DataFile, DomainProbe, Recipe
+from temper.recipe.schema import DataFile, DomainProbe, Recipe, Stage
 from temper.techniques.base import Plan, Technique
 from temper.techniques.cpt import CPT, trained_instead
 from temper.techniques.distill import Distill, check_tokens
-from temper.techniques.inventory import Exams, Inventory, take_stock
+from temper.techniques.general import check_mix, check_names
+from temper.techniques.inventory import Exams, Inventory, refuse_cut, take_stock
 from temper.techniques.judging import with_held_out
 
 Progress = Callable[[str, int, int], None]
@@ -82,20 +84,10 @@ class Prepared:
         told = list(self.resolved.notices)
         for index, (stage, inventory) in enumerate(zip(self.recipe.stages, self.inventories, strict=True)):
             told += [f"stages.{index}.data: {text}" for source in stage.data if (text := beside(source.file))]
-            told += [*inventory.notices, *self.mix_notices(index)]
+            told += [*inventory.notices, *self.plan(index).notices]
         if self.renderer.notice:
             told.append(f"base: {self.renderer.notice}")
         return tuple(told)
-
-    def mix_notices(self, index: int) -> tuple[str, ...]:
-        """What stage `index` mixes too often, hardly or not at all."""
-        asked = self.recipe.stages[index].replay
-        told: tuple[str, ...] = ()
-        if asked is not None and asked.categories:
-            stocks = {**self.facts[index].available_sources, **self.facts[index].available_replay}
-            known = {name: stocks[name] for name in stocks if name in self.facts[index].available_replay}
-            told = left_out(asked.categories, known | {n: stocks.get(n, 0) for n in asked.categories})
-        return (*told, *self.plan(index).notices)
 
 
 def prepare(
@@ -112,10 +104,11 @@ def prepare(
     """
     suite = _suite(recipe)
     recipe = with_held_out(recipe)
-    exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
-    for stage in recipe.stages:
-        for source in stage.data:
-            _look_over(source)
+    with with_codes():
+        exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
+        _look_over([source for stage in recipe.stages for source in stage.data])
+    for index, stage in enumerate(recipe.stages):
+        check_names(stage.replay, where=f"stages.{index}.replay.from")
     progress("locating the model", 0, 1)
     base, renderer = _models(recipe, backend)
     tuning = backend.tune(*(tuned or _asked_of_machine(recipe)))
@@ -129,11 +122,14 @@ def prepare(
     def answer() -> Policy:
         return backend.open(base.checkpoint)
 
-    inventories = tuple(
-        take_stock(recipe, stage, base, renderer, exams=exams, answer=answer, progress=progress)
-        for stage in recipe.stages
-    )
     shape = backend.shape(base.folder)
+    inventories = tuple(
+        _looked_at(
+            take_stock(recipe, stage, base, renderer, exams=exams, answer=answer, progress=progress),
+            stage, shape.context, where=f"stages.{index}",
+        )
+        for index, stage in enumerate(recipe.stages)
+    )  # fmt: skip
     facts = tuple(inventory.facts(shape, len(exams.rows)) for inventory in inventories)
     resolved = resolve(recipe, *facts)
     timed = recipe.budget is not None and (recipe.budget.minutes or recipe.budget.gpu_hours)
@@ -153,6 +149,14 @@ def prepare(
         trained_instead(stage, index, base, backend)
         next(prepared.plan(index).rows(), None)  # rows that cannot be mixed are told before minutes go into measuring
     return prepared
+
+
+def _looked_at(inventory: Inventory, stage: Stage, context: int | None, *, where: str) -> Inventory:
+    """The inventory with what is found once all rows of a stage are there."""
+    if stage.learns != "text":
+        refuse_cut(inventory, context)
+    mixed = check_mix(stage.replay, inventory.general, where=f"{where}.replay.from")
+    return replace(inventory, findings=(*inventory.findings, *mixed))
 
 
 def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
@@ -191,9 +195,21 @@ def measure_speed(backend: Backend, base: Base, stage: ResolvedStage, inventory:
     return count_tokens(rows) / (time.monotonic() - started)
 
 
-def _look_over(source: DataFile) -> None:
-    """Refuses bad rows before a model is fetched; of a large file only the beginning is read twice."""
-    for stream in open_tables(source.file, source.columns):
+def _look_over(sources: Sequence[DataFile]) -> None:
+    """Refuses bad rows before a model is fetched, those of all files at once."""
+    found: list[str] = []
+    for source in dict.fromkeys((source.file, tuple((source.columns or {}).items())) for source in sources):
+        try:
+            _read_over(source[0], dict(source[1]))
+        except DataError as error:
+            found.append(str(error))
+    if found:
+        raise DataError("\n".join(found))
+
+
+def _read_over(file: Path, columns: Mapping[str, str]) -> None:
+    """Every row once; of a large file only the beginning, since it is read again."""
+    for stream in open_tables(file, columns):
         if stream.path.is_file() and stream.path.stat().st_size > LOOKED_OVER:
             first = next(iter(stream.blocks()), None)
             refuse([row for row in stream.parse(first) if isinstance(row, Fault)] if first else [])

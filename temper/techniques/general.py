@@ -10,13 +10,15 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from temper import registry
 from temper.calibrate import rules
 from temper.data import catalog, replay, selfplay
-from temper.data.datum import Datum
+from temper.data.datum import Datum, count_supervised
+from temper.data.lint import Finding, as_error, mix_findings
 from temper.data.render import Renderer
 from temper.data.rows import Message, Row
 from temper.data.selfplay import CATEGORY, Author, Draw, OwnReplay
-from temper.errors import DataError, MachineError, MissingExtra
+from temper.errors import DataError, MachineError, MissingExtra, RecipeError
 from temper.events import Role
 from temper.model.protocol import Base, Completion, Policy, Sampling, Tokens
 from temper.recipe.inputs import Replay
@@ -25,6 +27,10 @@ from temper.techniques.foretell import foretell
 OWN_PROMPTS = 400
 """Prompts the base answers when the recipe does not say."""
 REFUSAL_SOURCE = "safety"
+PROMPTS_ONLY = "chat_replay"
+"""The source of the catalogue that asks and answers nothing."""
+OWN = ("own-chat", "own-free", *(f"own-{category}" for category in replay.CATEGORIES))
+"""Sources that the base model writes."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -50,6 +56,56 @@ class General:
     rows: tuple[Rows, ...]
     notices: tuple[str, ...]
     """Sources that the recipe names and that cannot be had here, and how to get them."""
+
+
+def check_names(wanted: Replay | None, *, where: str) -> None:
+    """Refuses what `replay.from` names and nobody has, before a model is fetched or writes anything.
+
+    Args:
+        wanted: What the recipe says.
+        where: Dotted recipe path of `from`.
+    """
+    known = catalog.sources(optional=True)
+    train = {name for name, entry in known.items() if entry.role == "train" and name != PROMPTS_ONLY}
+    categories = tuple(dict.fromkeys((*replay.CATEGORIES, *(known[name].category for name in known if name in train))))
+    for name, weight in ((wanted and wanted.categories) or {}).items():
+        if name in (*categories, *OWN) or name in train:
+            continue
+        if name == PROMPTS_ONLY:
+            found = f"the source {name}, which has prompts without answers"
+            raise RecipeError(
+                f"{where}.{name}: found {found}; expected rows; write instruction, the base's own answers"
+            )
+        if name in known:
+            raise as_error(mix_findings({name: weight or 1}, {}, eval_only=(name,), where=where))
+        raise RecipeError(
+            f"{where}.{name}: found no general data of this name; expected a category ({', '.join(categories)}) or a "
+            f"source of the catalogue; {registry.hint(name, [*categories, *train, *OWN])}remove it or correct its name"
+        )
+
+
+def check_mix(wanted: Replay | None, rows: Sequence[Rows], *, where: str) -> tuple[Finding, ...]:
+    """What `replay.from` leaves out, and its refusal where there is nothing of what it names.
+
+    A source of the catalogue that cannot be had here is no fault of the recipe, as long as others are there.
+    """
+    asked = (wanted.categories if wanted is not None and wanted.share != 0 else None) or {}
+    if not asked:
+        return ()
+    there: dict[str, int] = {}
+    for source in rows:
+        tokens = count_supervised(source.datums)
+        for name in dict.fromkeys((source.category, *([source.name] if source.name in asked else []))):
+            there[name] = there.get(name, 0) + tokens
+    away = [n for n, weight in asked.items() if weight > 0 and not there.get(n) and n in catalog.sources(optional=True)]
+    if away and not any(there.get(name) for name, weight in asked.items() if weight > 0):
+        local = wanted.local if wanted is not None else None
+        hows = "; ".join(catalog.how_to_get(name, local=local) for name in away)
+        raise DataError(f"{where}: found nothing of {', '.join(away)} here; expected rows to mix; {hows}")
+    found = mix_findings({n: weight for n, weight in asked.items() if n not in away}, there, where=where)
+    if errors := [f for f in found if f.level == "error"]:
+        raise as_error(errors)
+    return found
 
 
 def gather(

@@ -8,17 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from temper.data import documents, fetch, filters
 from temper.data.datum import Datum, count_supervised, count_tokens, lengths
 from temper.data.filters import HeldOut
-from temper.data.lint import Finding, Knowledge, Marks, conclude, inspect, know
+from temper.data.lint import Finding, Knowledge, Marks, as_error, conclude, inspect, know, with_codes
+from temper.data.lint.facts import RowFacts
 from temper.data.render import Renderer
-from temper.data.rows import Row, Stream
+from temper.data.rows import Fault, Row, Stream, refuse
 from temper.data.tokenise import Job, Stored, tokenise
 from temper.errors import DataError
 from temper.model.protocol import Base, Policy, Shape, Tokens
@@ -132,7 +135,7 @@ def take_stock(
     wanted = stage.replay if stage.replay is not None and stage.replay.share != 0 else None
     found = wanted and general.gather(wanted, base, renderer, seed=recipe.seed, answer=answer, progress=progress)
     rows, notices = (found.rows, found.notices) if found else ((), ())
-    read = _tasks(recipe, stage, renderer) if stage.learns == "tasks" else _rows(
+    read = _tasks(recipe, stage, renderer, exams) if stage.learns == "tasks" else _rows(
         recipe, stage, base, renderer, exams, progress
     )  # fmt: skip
     return replace(read, general=rows, notices=(*read.notices, *notices))
@@ -156,9 +159,10 @@ def _rows(
         known = notes.is_file()
         if not known:
             job = replace(job, inspect=partial(inspect, knowledge=knowledge))
-        stored = tokenise(job, renderer, progress=progress)
+        with with_codes():
+            stored = tokenise(job, renderer, progress=progress)
         rows = _read(stored, stream, stage)
-        findings += _recall(notes) if known else _findings(stored, knowledge, notes)
+        findings += _recall(notes) if known else _keep(notes, _findings(stored.facts or (), knowledge))
         notices += filters.notices(rows.dropped, rows.rows + _count(rows.dropped), where=stream.path.name)
         files.append(rows)
         domain.append(
@@ -172,15 +176,21 @@ def _rows(
     )
 
 
-def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer) -> Inventory:
-    """The stage's files as prompts to try; none is tried twice for standing twice in them."""
+def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> Inventory:
+    """The stage's files as prompts to try, looked over by the linter; none is tried twice for standing in them twice."""
     kept: dict[str, Row] = {}
     files: list[FileRead] = []
+    findings: list[Finding] = []
     notices: list[str] = []
     for source, stream in _streams(stage):
-        found = filters.apply(
-            list(stream.rows()), (*_held_out(recipe, source.file), *stage.filters), where=stream.path.name
-        )
+        with with_codes():
+            rows = list(stream.rows())
+        found = filters.apply(rows, (*_held_out(recipe, source.file), *stage.filters), where=stream.path.name)
+        knowledge = know(
+            exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique=stage.technique,
+            rows=len(found.rows),
+        )  # fmt: skip
+        findings += _findings((inspect(row, None, knowledge) for row in found.rows), knowledge)
         dropped = filters.tally(found.dropped)
         notices += found.notices
         kept |= {row.id: row for row in found.rows}
@@ -192,9 +202,13 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer) -> Inventory:
     if not kept:
         names = ", ".join(source.file.name for source in stage.data)
         raise DataError(f"{names}: no tasks are left; expected at least one for technique {stage.technique}")
-    rows = tuple(kept.values())
-    prompts = tuple(renderer.prompt(row.prompt) for row in rows)
-    return Inventory(domain=(), general=(), tasks=rows, prompts=prompts, files=tuple(files), notices=tuple(notices))
+    tasks = tuple(kept.values())
+    with with_codes():
+        prompts = tuple(renderer.prompt(row.prompt, tools=row.tools, where=row.origin) for row in tasks)
+    return Inventory(
+        domain=(), general=(), tasks=tasks, prompts=prompts, files=tuple(files), findings=tuple(findings),
+        notices=tuple(notices),
+    )  # fmt: skip
 
 
 def _streams(stage: Stage) -> Iterator[tuple[DataFile, Stream]]:
@@ -255,10 +269,9 @@ def _read(stored: Stored, stream: Stream, stage: Stage) -> FileRead:
     """What became of a file; refused when a row of it cannot be used, or none is left."""
     meta, store = stored.store.meta, stored.store
     if meta.faults:
-        more = (
-            f"\n... and {meta.faults - len(meta.shown)} more rows of this file" if meta.faults > len(meta.shown) else ""
-        )
-        raise DataError("\n".join(store.faults()) + more)
+        more = meta.faults - len(meta.shown)
+        with with_codes():
+            raise DataError("\n".join([*store.faults(), *[f"... and {more} more rows of this file"][: more > 0]]))
     dropped = {name: dict(reasons) for name, reasons in meta.dropped.items()}
     if not len(store):
         filters.notices(dropped, _count(dropped), where=stream.path.name)
@@ -284,16 +297,44 @@ def _recall(notes: Path) -> list[Finding]:
     return [Finding(**fields) for fields in json.loads(notes.read_text(encoding="utf-8"))]
 
 
-def _findings(stored: Stored, knowledge: Knowledge, notes: Path) -> tuple[Finding, ...]:
-    """The linter's warnings, kept for the next start; its errors end here."""
-    found = conclude(stored.facts or (), knowledge)
-    errors = [f for f in found if f.level == "error"]
-    if errors:
-        raise DataError("\n".join(f"{f.where}: [{f.code}] {f.what}; {f.why}; {f.fix}" for f in errors))
+def _findings(facts: Iterable[RowFacts], knowledge: Knowledge) -> tuple[Finding, ...]:
+    """The linter's warnings; its errors end here."""
+    found = conclude(facts, knowledge)
+    if errors := [f for f in found if f.level == "error"]:
+        raise as_error(errors)
+    return found
+
+
+def _keep(notes: Path, found: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """The findings, written down for the next start."""
     notes.parent.mkdir(parents=True, exist_ok=True)
     with fetch.replacing(notes) as file:
         file.write(json.dumps([asdict(f) for f in found]).encode())
     return found
+
+
+def refuse_cut(inventory: Inventory, context: int | None) -> None:
+    """Refuses rows of answers and prompts with more tokens than the model can read; documents are cut into windows."""
+    if context is None:
+        return
+    faults: list[Fault] = []
+    for rows in inventory.domain:
+        sizes = lengths(rows.datums)
+        for at in np.flatnonzero(sizes > context).tolist():
+            found = (
+                f"{sizes[at]} tokens up to the last one to learn; expected at most {context}, all the model can read"
+            )
+            faults.append(_too_long(rows.datums[at].row, found))
+    for task, prompt in zip(inventory.tasks, inventory.prompts, strict=True):
+        if len(prompt) >= context:
+            found = f"a prompt of {len(prompt)} tokens; expected fewer than {context}, all the model can read"
+            faults.append(_too_long(task.origin, found))
+    with with_codes():
+        refuse(faults)
+
+
+def _too_long(origin: str, found: str) -> Fault:
+    return Fault(row=0, origin=origin, problem=f"{found}; shorten or delete the row, or choose a base that reads more")
 
 
 def shares(inventory: Inventory, share: float, weights: Mapping[str, float]) -> dict[str, float]:

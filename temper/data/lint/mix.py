@@ -32,9 +32,10 @@ def _findings(
         if share > 0 and not available.get(name) and name not in eval_only:
             have = ", ".join(sorted(n for n, tokens in available.items() if tokens)) or "none"
             yield finding("M001", f"{where}.{name}", f"a share of {share:g}, and no rows; there are rows for: {have}")
-    for name, tokens in available.items():
-        if tokens and name not in asked and name not in eval_only:
-            yield finding("M002", f"{where}.{name}", f"{tokens} supervised tokens are there, and no share is given")
+    left = {n: tokens for n, tokens in available.items() if tokens and n not in asked and n not in eval_only}
+    if left:
+        listed = ", ".join(f"{name} ({tokens} supervised tokens)" for name, tokens in left.items())
+        yield finding("M002", ", ".join(f"{where}.{name}" for name in left), f"no share is given for {listed}")
     for name, share in asked.items():
         if share > 0 and name in eval_only:
             yield finding("M003", f"{where}.{name}", f"a share of {share:g} of a source whose role is eval-only")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from temper.data import catalog, fetch
-from temper.errors import MachineError
+from temper.data.datum import Datum
+from temper.errors import DataError, MachineError
 from temper.recipe.inputs import Replay
 from temper.techniques import general
 
@@ -45,3 +46,35 @@ def test_what_is_here_and_cannot_be_read_is_no_notice(tmp_path: Path, monkeypatc
     monkeypatch.setattr(fetch, "fetch", found)
     with pytest.raises(MachineError, match="disk is full"):
         general._load(catalog.source("safety"), Replay(), [])
+
+
+def rows(name: str, category: str) -> general.Rows:
+    datum = Datum(tokens=(1, 2, 3), weights={"ce": (0.0, 1.0)})
+    return general.Rows(
+        name=name, role="general", category=category, origin="", licence="", datums=(datum,), fingerprint=""
+    )
+
+
+def test_a_named_source_that_cannot_be_had_here_is_left_out_and_only_alone_refused_with_the_way_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline, `from: {code: 1, smoltalk: 1}` was refused as a name that temper does not know."""
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
+    both = Replay.model_validate({"from": {"code": 1, "smoltalk": 1}})
+    assert general.check_mix(both, [rows("code", "code")], where="replay.from") == ()
+    alone = Replay.model_validate({"from": {"smoltalk": 1, "code": 0}})
+    with pytest.raises(DataError, match=r"replay\.from: found nothing of smoltalk here; .*TEMPER_HUB.*Without it"):
+        general.check_mix(alone, [rows("code", "code")], where="replay.from")
+
+
+def test_what_a_recipe_leaves_out_of_the_mix_is_a_finding_unless_it_says_zero() -> None:
+    """M001 and M002 were declared and never given; a category with the weight 0 was complained about."""
+    there = [rows("code", "code"), rows("safety", "safety"), rows("own-reasoning", "reasoning")]
+    asked = Replay.model_validate({"from": {"code": 1, "safety": 0}})
+    (left,) = general.check_mix(asked, there, where="replay.from")
+    assert (left.code, left.where) == ("M002", "replay.from.reasoning")
+    empty = Replay.model_validate({"from": {"code": 1, "own-knowledge": 1}})
+    with pytest.raises(DataError, match=r"replay\.from\.own-knowledge: \[M001\]"):
+        general.check_mix(empty, there, where="replay.from")
+    assert general.check_mix(Replay.model_validate({"share": 0, "from": {"code": 1}}), [], where="replay.from") == ()
+    assert general.check_mix(Replay(), there, where="replay.from") == ()
