@@ -177,7 +177,7 @@ def _rows(
 
 
 def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> Inventory:
-    """The stage's files as prompts to try, looked over by the linter; none is tried twice for standing in them twice."""
+    """The stage's files as prompts to try, linted; none is tried twice for standing twice in them."""
     kept: dict[str, Row] = {}
     files: list[FileRead] = []
     findings: list[Finding] = []

@@ -161,6 +161,14 @@ def test_tasks_are_linted_as_rows_are(world: World) -> None:
         _of(world, [*tasks, *leaked], stage)
 
 
+def test_the_tools_of_a_task_are_written_or_the_task_is_refused(world: World) -> None:
+    """A task's tools were left out of what the model was asked, without a word."""
+    tool = {"type": "function", "function": {"name": "lamp", "parameters": {"type": "object"}}}
+    tasks: list[dict[str, object]] = [{"prompt": f"Turn {n}", "reference": "yes", "tools": [tool]} for n in range(3)]
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: \[R007\] the row has tools, but the model's chat template"):
+        _of(world, tasks, "technique: rft, replay: null, reward: exact")
+
+
 def test_what_replay_names_and_nobody_has_is_refused_before_a_model_is_there(world: World) -> None:
     """The base model wrote its own replay, for minutes, before a misspelt category was refused."""
     rows: list[dict[str, object]] = [{"prompt": q, "completion": SAFE} for q in ASKED[::2]]
