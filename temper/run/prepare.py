@@ -16,7 +16,7 @@ from temper.data.documents import open_tables
 from temper.data.lint import with_codes
 from temper.data.render import Renderer
 from temper.data.rows import Fault, Row, open_table, read_table, refuse
-from temper.data.split import is_held_out
+from temper.data.split import is_held_out, key_of
 from temper.errors import DataError
 from temper.events import Setting
 from temper.losses import Term
@@ -103,10 +103,11 @@ def prepare(
         tuned: Threads and precision of an earlier sitting; else the recipe's, else timed.
     """
     suite = _suite(recipe)
+    with with_codes():
+        _look_over([source for stage in recipe.stages for source in stage.data])
     recipe = with_held_out(recipe)
     with with_codes():
         exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
-        _look_over([source for stage in recipe.stages for source in stage.data])
     for index, stage in enumerate(recipe.stages):
         check_names(stage.replay, where=f"stages.{index}.replay.from")
     progress("locating the model", 0, 1)
@@ -234,8 +235,19 @@ def _exam_rows(probe: DomainProbe) -> tuple[Row, ...]:
         return read_table(probe.file, columns=probe.columns).rows
     is_text = probe.metric == "loss"
     streams = open_tables(probe.file, probe.columns) if is_text else (open_table(probe.file, probe.columns),)
-    rows = (row for stream in streams for row in stream.rows())
-    return tuple(r for r in rows if probe.split is None or is_held_out(r, share=probe.split, group=probe.group))
+    rows = [row for stream in streams for row in stream.rows()]
+    if probe.split is None:
+        return tuple(rows)
+    held = tuple(row for row in rows if is_held_out(row, share=probe.split, group=probe.group))
+    if not held:
+        groups = (
+            f" in {len({key_of(row, probe.group) for row in rows})} groups by {probe.group!r}" if probe.group else ""
+        )
+        raise DataError(
+            f"{probe.file}: found {len(rows)} rows{groups}, of which a split of {probe.split:.3g} holds none back; "
+            f"expected some to ask; raise `split`, add rows{', or group by a finer column' if groups else ''}"
+        )
+    return held
 
 
 def _domain_probe(asked: DomainProbe, rows: tuple[Row, ...], renderer: Renderer) -> Probe:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -144,25 +145,23 @@ def take_stock(
 def _rows(
     recipe: Recipe, stage: Stage, base: Base, renderer: Renderer, exams: Exams, progress: Progress | None
 ) -> Inventory:
-    """The stage's files as tokens, looked over by the linter."""
+    """The stage's files as tokens, looked over by the linter: all together, since a row of one may stand in another."""
+    jobs: list[Job] = []
+    for source, stream in _streams(stage):
+        jobs.append(_job(recipe, stage, source.file, stream, base, _name(stream, jobs)))
+    notes = _notes(jobs, stage, renderer, exams)
+    knowledge = None if notes.is_file() else _know(stage, renderer, exams, sum(_guess(job.source) for job in jobs))
+    look = None if knowledge is None else partial(inspect, knowledge=knowledge)
     domain: list[Rows] = []
     files: list[FileRead] = []
-    findings: list[Finding] = []
+    facts: list[Iterable[RowFacts]] = []
     notices: list[str] = []
-    for source, stream in _streams(stage):
-        knowledge = know(
-            exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique=stage.technique,
-            rows=_guess(stream),
-        )  # fmt: skip
-        job = _job(recipe, stage, source.file, stream, base, _name(stream, domain))
-        notes = _notes(job, renderer, exams)
-        known = notes.is_file()
-        if not known:
-            job = replace(job, inspect=partial(inspect, knowledge=knowledge))
+    for job in jobs:
         with with_codes():
-            stored = tokenise(job, renderer, progress=progress)
+            stored = tokenise(replace(job, inspect=look), renderer, progress=progress)
+        stream = job.source
         rows = _read(stored, stream, stage)
-        findings += _recall(notes) if known else _keep(notes, _findings(stored.facts or (), knowledge))
+        facts.append(stored.facts or ())
         notices += filters.notices(rows.dropped, rows.rows + _count(rows.dropped), where=stream.path.name)
         files.append(rows)
         domain.append(
@@ -171,43 +170,47 @@ def _rows(
                 datums=stored.store, fingerprint=stored.store.fingerprint[:16],
             )
         )  # fmt: skip
+    found = _recall(notes) if knowledge is None else _keep(notes, _findings(chain.from_iterable(facts), knowledge))
     return Inventory(
-        domain=tuple(domain), general=(), files=tuple(files), findings=tuple(findings), notices=tuple(notices)
+        domain=tuple(domain), general=(), files=tuple(files), findings=tuple(found), notices=tuple(notices)
     )
 
 
 def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> Inventory:
     """The stage's files as prompts to try, linted; none is tried twice for standing twice in them."""
-    kept: dict[str, Row] = {}
+    rows: list[Row] = []
     files: list[FileRead] = []
-    findings: list[Finding] = []
     notices: list[str] = []
     for source, stream in _streams(stage):
         with with_codes():
-            rows = list(stream.rows())
-        found = filters.apply(rows, (*_held_out(recipe, source.file), *stage.filters), where=stream.path.name)
-        knowledge = know(
-            exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique=stage.technique,
-            rows=len(found.rows),
-        )  # fmt: skip
-        findings += _findings((inspect(row, None, knowledge) for row in found.rows), knowledge)
-        dropped = filters.tally(found.dropped)
+            read = list(stream.rows())
+        found = filters.apply(read, (*_held_out(recipe, source.file), *stage.filters), where=stream.path.name)
+        rows += found.rows
         notices += found.notices
-        kept |= {row.id: row for row in found.rows}
         files.append(
             FileRead(
-                path=stream.path, shape=stream.shape, rows=len(found.rows), dropped=dropped, listed=None, cached=False
+                path=stream.path, shape=stream.shape, rows=len(found.rows), dropped=filters.tally(found.dropped),
+                listed=None, cached=False,
             )
-        )
-    if not kept:
+        )  # fmt: skip
+    if not rows:
         names = ", ".join(source.file.name for source in stage.data)
         raise DataError(f"{names}: no tasks are left; expected at least one for technique {stage.technique}")
-    tasks = tuple(kept.values())
+    knowledge = _know(stage, renderer, exams, len(rows))
+    findings = _findings((inspect(row, None, knowledge) for row in rows), knowledge)
+    tasks = tuple({row.id: row for row in reversed(rows)}.values())[::-1]  # of copies the first
     with with_codes():
         prompts = tuple(renderer.prompt(row.prompt, tools=row.tools, where=row.origin) for row in tasks)
     return Inventory(
-        domain=(), general=(), tasks=tasks, prompts=prompts, files=tuple(files), findings=tuple(findings),
+        domain=(), general=(), tasks=tasks, prompts=prompts, files=tuple(files), findings=findings,
         notices=tuple(notices),
+    )  # fmt: skip
+
+
+def _know(stage: Stage, renderer: Renderer, exams: Exams, rows: int) -> Knowledge:
+    """What the linter has to know of about so many rows."""
+    return know(
+        exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique=stage.technique, rows=rows
     )  # fmt: skip
 
 
@@ -255,9 +258,9 @@ def _held_out(recipe: Recipe, file: Path) -> list[HeldOut]:
     ]
 
 
-def _name(stream: Stream, taken: Sequence[Rows]) -> str:
+def _name(stream: Stream, taken: Sequence[Job]) -> str:
     """The file's name, with its folder where two files have the same; with its suffix it is no general source's."""
-    names = {rows.name for rows in taken}
+    names = {job.name for job in taken}
     return str(Path(*stream.path.parts[-2:])) if stream.path.name in names else stream.path.name
 
 
@@ -286,10 +289,11 @@ def _count(dropped: Mapping[str, Mapping[str, int]]) -> int:
     return sum(count for reasons in dropped.values() for count in reasons.values())
 
 
-def _notes(job: Job, renderer: Renderer, exams: Exams) -> Path:
-    """Where the linter's findings about a file are kept: they follow from its rows and from what must not be learnt."""
+def _notes(jobs: Sequence[Job], stage: Stage, renderer: Renderer, exams: Exams) -> Path:
+    """Where the linter's findings about files are kept: they follow from the rows and what must not be learnt."""
     held = [[row.id, row.origin] for row in exams.rows]
-    key = json.dumps([job.key(renderer), str(job.source.path), held, exams.probes], default=list)
+    read = [[job.key(renderer), str(job.source.path)] for job in jobs]
+    key = json.dumps([stage.technique, read, held, exams.probes], default=list)
     return fetch.cache_dir() / "lint" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 

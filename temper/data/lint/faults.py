@@ -23,15 +23,16 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("R007", r"[^;]*the model's chat template|turn \d+ cannot be found again"),
     ("C004", r"no answer, the last turn|no prompt, only|[^;]*; expected a prompt to be answered"),
     ("C006", r"chosen and rejected are the same"),
-    ("F006", r"this row is |found one object with |found rows of several shapes|the columns .* have \d+ meanings"),
+    ("F006", r"this row is |found rows of several shapes|the columns .* have \d+ meanings"),
+    ("F006", r"found one object with |found columns: "),
     ("F003", r"an empty |no turns, found \[\]|no turns, found ''"),
-    ("F002", r"no \w+, the column|no rejected|no pair of answers|found the columns|columns[.:]|.*one column of each"),
-    (
-        "F004",
-        r"turn \d+|tools? |found bytes|found .*, which holds|no turns, found|chosen begins|rejected |history |toolConfig|[\w.]+ is (?:not JSON|[{\[])",
-    ),
+    ("F002", r"no \w+, the column|no rejected|no pair of answers|found no value of the group column"),
+    ("F002", r"found the columns|columns[.:]|.*one column of each"),
+    ("F004", r"turn \d+|tools? |no turns, found|chosen begins|rejected |history |toolConfig"),
+    ("F004", r"[\w.]+ is (?:not JSON|[{\[])|found bytes|found .*, which holds"),
     ("F005", r"no such file|not UTF-8|not a whole|a kind of file|empty, no rows|cannot be loaded|found the splits"),
-    ("F005", r"not the name|Is a directory|Permission denied"),
+    ("F005", r"not the name|Is a directory|Permission denied|no files|found \d+ rows.*holds none back"),
+    ("F005", r"no text in the document|not a readable PDF|unknown encoding|not \S+ text"),
 )
 PATTERNS = tuple((code, re.compile(pattern)) for code, pattern in KINDS)
 PLACE = re.compile(r"(?P<where>.+?)(?::(?P<row>\d+))?: (?P<problem>.+)", re.DOTALL)

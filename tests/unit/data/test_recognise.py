@@ -211,7 +211,9 @@ def test_one_object_with_lists_of_turns_is_a_row(tmp_path: Path) -> None:
 def test_rows_wrapped_in_an_object_are_pointed_out(tmp_path: Path) -> None:
     """The columns `version` and `data` were told to be mapped: {conversations: version}."""
     told = refused(jsonl(tmp_path / "a.json", {"version": "1", "data": [PAIR, PAIR]}))
-    assert told.startswith("1: found one object with 2 objects in its field 'data'; expected the rows themselves; write")
+    assert told.startswith(
+        "1: found one object with 2 objects in its field 'data'; expected the rows themselves; write"
+    )
 
 
 def test_a_hint_can_be_copied_into_the_recipe(tmp_path: Path) -> None:
@@ -240,4 +242,6 @@ def test_bytes_are_text_or_refused(tmp_path: Path) -> None:
 
 def test_a_list_in_a_file_of_lines_is_told_where_it_belongs(tmp_path: Path) -> None:
     told = refused(jsonl(tmp_path / "a.jsonl", [PAIR, PAIR]))
-    assert told.startswith("1: found a list of 2 values (a JSON list belongs into a file named .json); expected one obj")
+    assert told.startswith(
+        "1: found a list of 2 values (a JSON list belongs into a file named .json); expected one obj"
+    )

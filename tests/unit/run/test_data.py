@@ -60,6 +60,15 @@ def test_a_group_column_that_is_missing_is_refused_with_the_row(world: World) ->
         _prepared(world, _recipe(world, probe="split: 40%, group: client"))
 
 
+def test_a_split_that_holds_nothing_back_says_why(world: World) -> None:
+    """It was said that the selection half was empty, and to add rows: all of them were one group."""
+    path = _recipe(world, probe="split: 5%, group: completion")
+    with pytest.raises(DataError, match=r"84 rows in 1 groups by 'completion', of which a split of 0\.05 holds none"):
+        _prepared(world, path)
+    with pytest.raises(DataError, match=r"all\.jsonl:1.*: \[F002\] found no value of the group column 'client'"):
+        _prepared(world, _recipe(world, probe="split: 40%, group: client"))
+
+
 def test_filters_are_counted_and_what_they_left_out_is_listed(world: World) -> None:
     prepared = _prepared(world, _recipe(world, "    filters: [{name: length, min_characters: 64}]\n", "split: 40%"))
     (read,) = prepared.inventories[0].files
@@ -148,6 +157,21 @@ def test_the_faults_of_all_files_are_told_at_once(world: World) -> None:
     with pytest.raises(DataError) as refused:
         _prepared(world, path)
     assert [line.partition(": ")[0][-9:] for line in str(refused.value).splitlines()] == ["a.jsonl:1", "b.jsonl:1"]
+
+
+def test_the_rows_of_all_files_are_looked_over_together(world: World) -> None:
+    """Each file was linted alone: a row in two of them went unseen, and every small file had too few rows."""
+    for name, questions in (("a", ASKED[:30:2]), ("b", ASKED[28:36:2])):  # 15 rows and 4, one of them in both
+        rows = [json.dumps({"prompt": q, "completion": SAFE}) + "\n" for q in questions]
+        (world.folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+    path = _recipe(world, probe="split: 40%")
+    path.write_text(path.read_text(encoding="utf-8").replace("data: all.jsonl", "data: [a.jsonl, b.jsonl]"))
+    found = {f.code: f for f in _prepared(world, path).inventories[0].findings}
+    assert found["T001"].what == "1 of 19 rows stand in the training data already"
+    assert found["T001"].where.endswith("b.jsonl:1")
+    assert "T005" not in found  # 19 rows are enough
+    again = _prepared(world, path).inventories[0].findings
+    assert {f.code: f for f in again} == found
 
 
 def test_tasks_are_linted_as_rows_are(world: World) -> None:
