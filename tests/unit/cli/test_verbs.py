@@ -87,6 +87,28 @@ def test_report_draws_again_with_another_run_on_the_same_frontier(world: World) 
     assert "other-run" in (world.run / "report.html").read_text(encoding="utf-8")
 
 
+def test_report_of_a_step_names_its_rows_by_file_and_line(world: World) -> None:
+    document = json.loads(temper("report", world.run, "--step", "01-sft:8", "--json").out)
+    assert (document["stage"], document["step"]) == ("01-sft", 8)
+    lines = (world.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in document["rows"]:
+        file, _, line = row["row"].rpartition(":")
+        assert file == str(world.folder / "train.jsonl")
+        assert "light" in json.loads(lines[int(line) - 1])["prompt"]
+        assert row["supervised"] == 3 and row["loss"] > 0
+    told = temper("report", world.run, "--step", "8")
+    assert f"{world.folder}/train.jsonl:" in told.out
+
+
+@pytest.mark.parametrize("step", ["9", "0", "02-sft:1", "last", "1.5", "\u00b2"])
+def test_a_step_that_was_not_taken_is_refused(world: World, step: str) -> None:
+    """A superscript two, a digit to Python and no number, ended in a traceback."""
+    told = temper("report", world.run, "--step", step)
+    assert told.code == 2
+    assert step in told.err
+    assert "expected" in told.err
+
+
 def test_eval_compares_a_run_with_its_base_item_by_item(world: World) -> None:
     told = temper("eval", world.run, "--probes", "text.jsonl", "--probes", "exam.jsonl", "--json")
     document = json.loads(told.out)
