@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -345,23 +345,27 @@ def shares(inventory: Inventory, share: float, weights: Mapping[str, float]) -> 
     """Share of each source in the supervised tokens: domain files by size, general sources by name or category.
 
     Within a category the base's own answers and the catalogue's rows stand in for each other as their sizes allow:
-    own answers first, since rows of a foreign style pull the model away from itself.
+    own answers first, since rows of a foreign style pull the model away from itself. A category of which nothing is
+    left beside the sources that are named themselves gives its part to the others.
     """
-    result: dict[str, float] = {}
     total = sum(count_supervised(rows.datums) for rows in inventory.domain)
-    for rows in inventory.domain:
-        result[rows.name] = (1 - share) * count_supervised(rows.datums) / total
+    result = {rows.name: (1 - share) * count_supervised(rows.datums) / total for rows in inventory.domain}
     categories = {rows.category for rows in inventory.general}
     named = {rows.name for rows in inventory.general if rows.name in weights and rows.name not in categories}
+    members = {
+        name: [r for r in inventory.general if (r.name == name if name in named else _is_of(r, name, named))]
+        for name in weights
+    }
+    usable = sum(part for name, part in weights.items() if members[name])
     for name, part in weights.items():
-        if name in named:
-            result[name] = share * part
-            continue
-        sources = [rows for rows in inventory.general if rows.category == name and rows.name not in named]
-        own = [rows for rows in sources if rows.is_own]
-        foreign = [rows for rows in sources if not rows.is_own]
+        own = [rows for rows in members[name] if rows.is_own]
+        foreign = [rows for rows in members[name] if not rows.is_own]
         own_part = OWN_PART if own and foreign else float(bool(own))
         for group, fraction in ((own, own_part), (foreign, 1 - own_part)):
             for rows in group:
-                result[rows.name] = share * part * fraction / len(group)
+                result[rows.name] = share * part / usable * fraction / len(group) if usable else 0.0
     return result
+
+
+def _is_of(rows: Rows, category: str, named: Collection[str]) -> bool:
+    return rows.category == category and rows.name not in named

@@ -164,7 +164,7 @@ def test_three_sentences_are_refused_before_a_model_is_looked_for(world: World) 
 
 def test_a_document_without_text_is_named(world: World) -> None:
     (write_manual(world.folder / "manual") / "07.txt").write_text(" \n")
-    with pytest.raises(DataError, match=r"07\.txt:1: no text in the document; expected some; delete the file"):
+    with pytest.raises(DataError, match=r"07\.txt:1: \[F005\] no text in the document; expected some; delete the file"):
         prepared(world)
 
 
