@@ -94,9 +94,9 @@ def check_mix(wanted: Replay | None, rows: Sequence[Rows], *, where: str) -> tup
         return ()
     there: dict[str, int] = {}
     for source in rows:
-        tokens = count_supervised(source.datums)
-        for name in dict.fromkeys((source.category, *([source.name] if source.name in asked else []))):
-            there[name] = there.get(name, 0) + tokens
+        names = {source.name, source.category} & set(asked) or {source.category}
+        for name in names:
+            there[name] = there.get(name, 0) + count_supervised(source.datums)
     away = [n for n, weight in asked.items() if weight > 0 and not there.get(n) and n in catalog.sources(optional=True)]
     if away and not any(there.get(name) for name, weight in asked.items() if weight > 0):
         local = wanted.local if wanted is not None else None

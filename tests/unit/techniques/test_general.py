@@ -73,6 +73,8 @@ def test_what_a_recipe_leaves_out_of_the_mix_is_a_finding_unless_it_says_zero() 
     asked = Replay.model_validate({"from": {"code": 1, "safety": 0}})
     (left,) = general.check_mix(asked, there, where="replay.from")
     assert (left.code, left.where) == ("M002", "replay.from.reasoning")
+    named = Replay.model_validate({"from": {"own-reasoning": 1, "safety": 1, "code": 0}})
+    assert general.check_mix(named, there, where="replay.from") == ()  # no reasoning is left beside what is named
     empty = Replay.model_validate({"from": {"code": 1, "own-knowledge": 1}})
     with pytest.raises(DataError, match=r"replay\.from\.own-knowledge: \[M001\]"):
         general.check_mix(empty, there, where="replay.from")
