@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from temper import registry
 from temper.calibrate import rules
@@ -17,7 +18,7 @@ from temper.data.datum import Datum, count_supervised
 from temper.data.lint import Finding, as_error, mix_findings
 from temper.data.render import Renderer
 from temper.data.rows import Message, Row
-from temper.data.selfplay import CATEGORY, Author, Draw, OwnReplay
+from temper.data.selfplay import CATEGORY, Author, Draw, Kind, OwnReplay
 from temper.errors import DataError, MachineError, MissingExtra, RecipeError
 from temper.events import Role
 from temper.model.protocol import Base, Completion, Policy, Sampling, Tokens
@@ -55,7 +56,7 @@ class General:
 
     rows: tuple[Rows, ...]
     notices: tuple[str, ...]
-    """Sources that the recipe names and that cannot be had here, and how to get them."""
+    """Sources that cannot be had here, and how to get them; kinds of its own of which the base wrote nothing usable."""
 
 
 def check_names(wanted: Replay | None, *, where: str) -> None:
@@ -124,7 +125,8 @@ def gather(
     """
     rows, notices = _catalogue(wanted, renderer)
     play = wanted.own.play(seed) if wanted.own else OwnReplay(count=OWN_PROMPTS, seed=seed)
-    return General(rows=(*rows, *_own(play, base, renderer, answer, progress)), notices=notices)
+    own, unheard = _own(play, base, renderer, answer, progress)
+    return General(rows=(*rows, *own), notices=(*notices, *unheard))
 
 
 def _catalogue(wanted: Replay, renderer: Renderer) -> tuple[list[Rows], tuple[str, ...]]:
@@ -160,24 +162,36 @@ def _load(source: catalog.Source, wanted: Replay, notices: list[str]) -> Sequenc
 
 def _own(
     play: OwnReplay, base: Base, renderer: Renderer, answer: Callable[[], Policy], progress: Progress | None
-) -> list[Rows]:
-    """What the base model wrote: shipped, cached, or written now."""
+) -> tuple[list[Rows], list[str]]:
+    """What the base model wrote: shipped, cached, or written now; a notice of every kind of which nothing is left."""
     author = Author(sample=_sampler(answer), renderer=renderer, base=base.sha256, end=renderer.end_tokens)
-    asked = prompts(play.seed)
+    asked = prompts(play.seed) if "answers" in play.kinds else []
     told = foretell(play, author, asked, progress)
     paths = selfplay.generate(author, play, asked=asked, progress=_told(progress, told))
     found: list[Rows] = []
+    notices: list[str] = []
     for kind, path in paths.items():
-        if kind == "free":
-            texts = selfplay.read_documents(path)
-            rows = [Row(id=str(n), messages=(), origin=f"own text:{n}", text=d.text) for n, d in enumerate(texts)]
-            found += _own_rows("own-free", CATEGORY["free"], rows, renderer)
-            continue
-        answers = replay.read(path)
-        for category in dict.fromkeys(a.category for a in answers):
-            rows = [_row(str(n), a.messages, "own answers") for n, a in enumerate(answers) if a.category == category]
-            name = f"own-{category}" if kind == "answers" else "own-chat"
-            found += _own_rows(name, category, rows, renderer)
+        made = _own_texts(path, renderer) if kind == "free" else _own_answers(kind, path, renderer)
+        found += made
+        if not made:
+            what = f"none of the {play.parts()[kind]} samples of the kind {kind} was usable, so nothing of it is mixed"
+            notices.append(f"replay.own: {what}; raise count or max_new_tokens, or leave the kind out")
+    return found, notices
+
+
+def _own_texts(path: Path, renderer: Renderer) -> list[Rows]:
+    texts = selfplay.read_documents(path)
+    rows = [Row(id=str(n), messages=(), origin=f"own text:{n}", text=d.text) for n, d in enumerate(texts)]
+    return _own_rows("own-free", CATEGORY["free"], rows, renderer)
+
+
+def _own_answers(kind: Kind, path: Path, renderer: Renderer) -> list[Rows]:
+    """Answers to prompts by category; those to questions that the model asked itself in one."""
+    answers = replay.read(path)
+    found: list[Rows] = []
+    for category in dict.fromkeys(a.category for a in answers):
+        rows = [_row(str(n), a.messages, "own answers") for n, a in enumerate(answers) if a.category == category]
+        found += _own_rows(f"own-{category}" if kind == "answers" else "own-chat", category, rows, renderer)
     return found
 
 

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from temper.data import catalog, fetch
+from temper.data import catalog, fetch, selfplay
 from temper.data.datum import Datum
+from temper.data.render import Renderer
+from temper.data.selfplay import OwnReplay
 from temper.errors import DataError, MachineError
+from temper.model.fake import FakeBackend
+from temper.model.protocol import Policy
 from temper.recipe.inputs import Replay
 from temper.techniques import general
+from tests.tiny import tiny_tokenizer
 
 
 def test_a_source_that_is_not_here_is_fetched_and_left_out_with_a_notice_only_when_that_fails(
@@ -80,3 +85,26 @@ def test_what_a_recipe_leaves_out_of_the_mix_is_a_finding_unless_it_says_zero() 
         general.check_mix(empty, there, where="replay.from")
     assert general.check_mix(Replay.model_validate({"share": 0, "from": {"code": 1}}), [], where="replay.from") == ()
     assert general.check_mix(Replay(), there, where="replay.from") == ()
+
+
+def test_a_kind_of_which_the_base_wrote_nothing_usable_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loops and broken characters are dropped; where all samples were, the kind was missing without a word."""
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
+    folder = tiny_tokenizer(tmp_path / "base")
+    FakeBackend().write(folder, [(1, 2, 3)])
+    base = FakeBackend().locate(str(folder))
+    play = OwnReplay(kinds=("free",), count=8)
+    to = selfplay.path_for("free", play, base=base.sha256)
+    to.parent.mkdir(parents=True)
+    to.write_text("", encoding="utf-8")  # as it is after the filters
+
+    def answer() -> Policy:
+        raise AssertionError("everything has been written")
+
+    found, (notice,) = general._own(play, base, Renderer.load(folder), answer, None)
+    assert found == []
+    assert notice.startswith(
+        "replay.own: none of the 8 samples of the kind free was usable, so nothing of it is mixed;"
+    )
