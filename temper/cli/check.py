@@ -136,9 +136,9 @@ def document(
     }
     if show:
         found["rows"] = [
-            {"row": d.row, "source": d.source, "tokens": len(d.tokens), "supervised": d.supervised,
+            {"stage": stage.id, "row": d.row, "source": d.source, "tokens": len(d.tokens), "supervised": d.supervised,
              "text": marked(pieces(prepared, d))}
-            for d in _first_rows(prepared, 0, show)
+            for index, stage in enumerate(prepared.resolved.stages) for d in _first_rows(prepared, index, show)
         ]  # fmt: skip
     return found
 

@@ -160,6 +160,18 @@ def test_check_json_is_one_document_and_trains_nothing(world: World) -> None:
     assert {p for p in world.folder.rglob("*") if "cache" not in p.parts} == before
 
 
+def test_check_json_shows_the_rows_of_every_stage(world: World, tmp_path: Path) -> None:
+    """Those of the first stage alone were shown, without its name."""
+    text = world.recipe.read_text(encoding="utf-8").replace("./", f"{world.folder}/")
+    for name in ("exam.jsonl", "text.jsonl", "train.jsonl"):
+        text = text.replace(name, f"{world.folder}/{name}")
+    head, mark, stage = text.partition("  - technique")
+    chain = tmp_path / "chain.yaml"
+    chain.write_text(head + mark + stage + mark + stage, encoding="utf-8")
+    rows = json.loads(temper("check", chain, "--json", "--show", "1").out)["rows"]
+    assert [row["stage"] for row in rows] == ["01-sft", "02-sft"]
+
+
 def test_check_shows_each_value_with_its_rule_and_the_rows_with_their_mask(world: World) -> None:
     told = temper("check", world.recipe, "--show", "1", "--set", "stages.0.rank=4")
     assert told.code == 0, told.err
