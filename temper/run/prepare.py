@@ -156,7 +156,11 @@ def _looked_at(inventory: Inventory, stage: Stage, context: int | None, *, where
     """The inventory with what is found once all rows of a stage are there."""
     if stage.learns != "text":
         refuse_cut(inventory, context)
-    mixed = check_mix(stage.replay, inventory.general, where=f"{where}.replay.from")
+    try:
+        mixed = check_mix(stage.replay, inventory.general, where=f"{where}.replay.from")
+    except DataError as error:  # why there is nothing of it is told in the notices, which end here
+        why = [notice for notice in inventory.notices if notice.startswith("replay.")]
+        raise DataError("\n".join([str(error), *why])) from None
     return replace(inventory, findings=(*inventory.findings, *mixed))
 
 

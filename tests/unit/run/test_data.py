@@ -13,7 +13,8 @@ from temper.model.fake import FakeBackend, FakeLearner
 from temper.model.protocol import Base, Shape
 from temper.recipe.load import load
 from temper.run import trace
-from temper.run.prepare import Prepared, prepare
+from temper.run.prepare import Prepared, _looked_at, prepare
+from temper.techniques.inventory import Inventory
 from tests.fakes.world import ASKED, SAFE, World, live
 
 CUSTOMERS = 20
@@ -204,3 +205,17 @@ def test_what_replay_names_and_nobody_has_is_refused_before_a_model_is_there(wor
     ):
         with pytest.raises((RecipeError, DataError), match=told):
             _of(world, rows, f"technique: sft, replay: {{share: 20%, from: {{{asked}}}}}")
+
+
+def test_a_share_of_nothing_is_refused_with_the_reason_why_there_is_nothing(world: World) -> None:
+    """That none of the samples was usable was a notice, which nobody saw once the mix had been refused."""
+    path = _recipe(world)
+    text = path.read_text(encoding="utf-8").replace("replay: null", "replay: {share: 20%, from: {own-free: 1}}")
+    path.write_text(text, encoding="utf-8")
+    (stage,) = load(path).stages
+    found = Inventory(domain=(), general=(), notices=("all.jsonl: left out 1", "replay.own: none was usable"))
+    with pytest.raises(DataError) as refused:
+        _looked_at(found, stage, None, where="stages.0")
+    mix, why = str(refused.value).splitlines()
+    assert mix.startswith("stages.0.replay.from.own-free: [M001]")
+    assert why == "replay.own: none was usable"
