@@ -57,7 +57,7 @@ def print_step(run: Path, events: Sequence[Event], step: str, *, as_json: bool) 
     stages = [e.stage for e in events if isinstance(e, StageStarted)]
     named, _, number = step.rpartition(":")
     stage = named or (stages[-1] if stages else "")
-    if stage not in stages or not number.isdigit() or int(number) < 1:
+    if stage not in stages or not number.isdecimal() or int(number) < 1:
         known = ", ".join(stages) or "none has begun"
         raise RecipeError(f"--step {step}: expected a step such as 12, or 01-sft:12; stages of this run: {known}")
     rows = trace.read(RunFolder(root=run).trace(stage), int(number))

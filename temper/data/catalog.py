@@ -197,11 +197,15 @@ def how_to_get(name: str, *, local: Path | None = None) -> str:
         how = f"{name}: made here at the first use"
     if entry.role != "train":
         return f"{how}. Without it probes that draw on it are left out, and rows are not checked against it"
-    there = [other.name for other in sources(optional=True).values()
-             if other.role == "train" and other.category == entry.category and other.name != name
-             and ready(other.name, local=local)]  # fmt: skip
-    has = f"has {', '.join(there)}" if there else "has no rows of the catalogue, only what the model writes itself"
-    return f"{how}. Without it the category {entry.category} {has}"
+    others = [other for other in sources(optional=True).values()
+              if other.role == "train" and other.category == entry.category and other.name != name]  # fmt: skip
+    # A category that no source brings in by itself brings in all of its own.
+    optional = any(not other.optional for other in others)
+    there = [s for s in others if s.reader != "chat_prompts" and ready(s.name, local=local)]
+    mixed = ", ".join(s.name for s in there if not (optional and s.optional))
+    by_name = ", ".join(s.name for s in there if optional and s.optional)
+    has = f"has {mixed}" if mixed else "has no rows of the catalogue, only what the model writes itself"
+    return f"{how}. Without it the category {entry.category} {has}{f'; by name there is {by_name}' if by_name else ''}"
 
 
 def untouched(rows: Sequence[Row]) -> list[Row]:

@@ -5,7 +5,7 @@ as they have supervised tokens; step i takes from source s the rows that begin a
 share * size * (i + 1). So over any run of steps a source is off by less than one row, without drift, and step i needs
 no step before it: a run resumes from the index alone, and devices slice the list of the step. Rows of one `group` that
 stand side by side in a source are one unit, which is never divided. Pure: a function of the sources, the seed, the
-index and the size. Imports datum, registry, events and errors.
+index and the size. Imports datum, events and errors.
 """
 
 from __future__ import annotations

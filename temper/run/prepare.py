@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from temper.data.datum import count_tokens
 from temper.data.documents import open_tables
-from temper.data.lint import Finding, mix_findings
+from temper.data.lint import Finding, mix_findings, with_codes
 from temper.data.render import Renderer
 from temper.data.rows import Fault, Row, open_table, read_table, refuse
-from temper.data.split import is_held_out
+from temper.data.split import is_held_out, key_of
+from temper.errors import DataError
 from temper.events import Setting
 from temper.losses import Term
 from temper.model.protocol import Backend, Base, Policy, Precision, TrainSpec, Tuning
@@ -26,11 +27,12 @@ from temper.probes.domain import document_probe, domain_probe
 from temper.recipe.facts import Facts
 from temper.recipe.look import beside
 from temper.recipe.resolve import Resolved, ResolvedStage, resolve, step_tokens
-from temper.recipe.schema import DataFile, DomainProbe, Recipe
+from temper.recipe.schema import DataFile, DomainProbe, Recipe, Stage
 from temper.techniques.base import Plan, Technique
 from temper.techniques.cpt import CPT, trained_instead
 from temper.techniques.distill import Distill, check_tokens
-from temper.techniques.inventory import Exams, Inventory, take_stock
+from temper.techniques.general import check_mix, check_names
+from temper.techniques.inventory import Exams, Inventory, refuse_cut, take_stock
 from temper.techniques.judging import with_held_out
 
 Progress = Callable[[str, int, int], None]
@@ -114,11 +116,13 @@ def prepare(
         tuned: Threads and precision of an earlier sitting; else the recipe's, else timed.
     """
     suite = _suite(recipe)
+    with with_codes():
+        _look_over([source for stage in recipe.stages for source in stage.data])
     recipe = with_held_out(recipe)
-    exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
-    for stage in recipe.stages:
-        for source in stage.data:
-            _look_over(source)
+    with with_codes():
+        exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
+    for index, stage in enumerate(recipe.stages):
+        check_names(stage.replay, where=f"stages.{index}.replay.from")
     progress("locating the model", 0, 1)
     base, renderer = _models(recipe, backend)
     tuning = backend.tune(*(tuned or _asked_of_machine(recipe)))
@@ -132,11 +136,14 @@ def prepare(
     def answer() -> Policy:
         return backend.open(base.checkpoint)
 
-    inventories = tuple(
-        take_stock(recipe, stage, base, renderer, exams=exams, answer=answer, progress=progress)
-        for stage in recipe.stages
-    )
     shape = backend.shape(base.folder)
+    inventories = tuple(
+        _looked_at(
+            take_stock(recipe, stage, base, renderer, exams=exams, answer=answer, progress=progress),
+            stage, shape.context, where=f"stages.{index}",
+        )
+        for index, stage in enumerate(recipe.stages)
+    )  # fmt: skip
     facts = tuple(inventory.facts(shape, len(exams.rows)) for inventory in inventories)
     resolved = resolve(recipe, *facts)
     timed = recipe.budget is not None and (recipe.budget.minutes or recipe.budget.gpu_hours)
@@ -156,6 +163,18 @@ def prepare(
         trained_instead(stage, index, base, backend)
         next(prepared.plan(index).rows(), None)  # rows that cannot be mixed are told before minutes go into measuring
     return prepared
+
+
+def _looked_at(inventory: Inventory, stage: Stage, context: int | None, *, where: str) -> Inventory:
+    """The inventory with what is found once all rows of a stage are there."""
+    if stage.learns != "text":
+        refuse_cut(inventory, context)
+    try:
+        mixed = check_mix(stage.replay, inventory.general, where=f"{where}.replay.from")
+    except DataError as error:  # why there is nothing of it is told in the notices, which end here
+        why = [notice for notice in inventory.notices if notice.startswith("replay.")]
+        raise DataError("\n".join([str(error), *why])) from None
+    return replace(inventory, findings=(*inventory.findings, *mixed))
 
 
 def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
@@ -194,9 +213,21 @@ def measure_speed(backend: Backend, base: Base, stage: ResolvedStage, inventory:
     return count_tokens(rows) / (time.monotonic() - started)
 
 
-def _look_over(source: DataFile) -> None:
-    """Refuses bad rows before a model is fetched; of a large file only the beginning is read twice."""
-    for stream in open_tables(source.file, source.columns):
+def _look_over(sources: Sequence[DataFile]) -> None:
+    """Refuses bad rows before a model is fetched, those of all files at once."""
+    found: list[str] = []
+    for source in dict.fromkeys((source.file, tuple((source.columns or {}).items())) for source in sources):
+        try:
+            _read_over(source[0], dict(source[1]))
+        except DataError as error:
+            found.append(str(error))
+    if found:
+        raise DataError("\n".join(found))
+
+
+def _read_over(file: Path, columns: Mapping[str, str]) -> None:
+    """Every row once; of a large file only the beginning, since it is read again."""
+    for stream in open_tables(file, columns):
         if stream.path.is_file() and stream.path.stat().st_size > LOOKED_OVER:
             first = next(iter(stream.blocks()), None)
             refuse([row for row in stream.parse(first) if isinstance(row, Fault)] if first else [])
@@ -221,8 +252,19 @@ def _exam_rows(probe: DomainProbe) -> tuple[Row, ...]:
         return read_table(probe.file, columns=probe.columns).rows
     is_text = probe.metric == "loss"
     streams = open_tables(probe.file, probe.columns) if is_text else (open_table(probe.file, probe.columns),)
-    rows = (row for stream in streams for row in stream.rows())
-    return tuple(r for r in rows if probe.split is None or is_held_out(r, share=probe.split, group=probe.group))
+    rows = [row for stream in streams for row in stream.rows()]
+    if probe.split is None:
+        return tuple(rows)
+    held = tuple(row for row in rows if is_held_out(row, share=probe.split, group=probe.group))
+    if not held:
+        groups = (
+            f" in {len({key_of(row, probe.group) for row in rows})} groups by {probe.group!r}" if probe.group else ""
+        )
+        raise DataError(
+            f"{probe.file}: found {len(rows)} rows{groups}, of which a split of {probe.split:.3g} holds none back; "
+            f"expected some to ask; raise `split`, add rows{', or group by a finer column' if groups else ''}"
+        )
+    return held
 
 
 def _domain_probe(asked: DomainProbe, rows: tuple[Row, ...], renderer: Renderer) -> Probe:

@@ -17,13 +17,16 @@ from temper.data.lint import (
     GROUPS,
     Finding,
     Marks,
+    as_error,
     as_text,
     conclude,
+    findings_in,
     from_errors,
     inspect,
     know,
     lint,
     mix_findings,
+    with_codes,
 )
 from temper.data.lint.codes import TABLE
 from temper.data.lint.page import page
@@ -235,6 +238,28 @@ def test_a_mixture_that_leaves_out_what_there_is() -> None:
     assert (found.code, found.level, found.where) == ("M002", "warning", "stages.0.replay.from")
     assert found.what == "no share for safety (200 tokens)"
     assert mix_findings({"knowledge": 1.0, "safety": 0.0}, {"knowledge": 5, "safety": 9}, where="x") == ()
+
+
+def test_codes_in_a_message_are_read_again_as_findings() -> None:
+    with pytest.raises(DataError) as refused, with_codes():
+        raise DataError(
+            "a.jsonl:3: an empty answer in turn 2; expected text; write it\n"
+            "b.csv: empty, no rows; expected at least one; write rows\n... and 7 more rows of this file"
+        )
+    assert str(refused.value).splitlines() == [
+        "a.jsonl:3: [F003] an empty answer in turn 2; expected text; write it",
+        "b.csv: [F005] empty, no rows; expected at least one; write rows",
+        "... and 7 more rows of this file",
+    ]
+    (empty, unusable) = findings_in(refused.value)
+    assert (empty.code, empty.where, empty.fix) == ("F003", "a.jsonl:3", "write it")
+    assert (unusable.code, unusable.where) == ("F005", "b.csv")
+    with pytest.raises(DataError) as again, with_codes():
+        raise refused.value
+    assert str(again.value) == str(refused.value)
+    (leak,) = lint(clean(), exam(("question 3", "answer 3")))
+    assert findings_in(as_error([leak])) == (leak,)
+    assert findings_in(DataError("mixture: step -1; expected a step >= 0")) == ()
 
 
 def test_refusals_of_the_reader_and_of_the_renderer_are_findings_by_code() -> None:
