@@ -183,7 +183,9 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer) -> Inventory:
         )
         dropped = filters.tally(found.dropped)
         notices += found.notices
-        kept |= {row.id: row for row in found.rows}
+        for row in found.rows:
+            told = _told_apart(row, kept)
+            kept.setdefault(told.id, told)
         files.append(
             FileRead(
                 path=stream.path, shape=stream.shape, rows=len(found.rows), dropped=dropped, listed=None, cached=False
@@ -195,6 +197,19 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer) -> Inventory:
     rows = tuple(kept.values())
     prompts = tuple(renderer.prompt(row.prompt) for row in rows)
     return Inventory(domain=(), general=(), tasks=rows, prompts=prompts, files=tuple(files), notices=tuple(notices))
+
+
+def _told_apart(row: Row, kept: Mapping[str, Row]) -> Row:
+    """The row, under an id of its own where another one of the same content has other columns for a reward to read."""
+    other = kept.get(row.id)
+    if other is None or _columns(other) == _columns(row):
+        return row
+    text = json.dumps([row.id, _columns(row)], sort_keys=True, default=str)
+    return replace(row, id=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _columns(row: Row) -> Mapping[str, object]:
+    return {name: value for name, value in row.fields.items() if name != "id"}
 
 
 def _streams(stage: Stage) -> Iterator[tuple[DataFile, Stream]]:
