@@ -204,7 +204,9 @@ class _Fold:
             return choice, ledger
         key = stage_key(self.prepared, index, standing.start, context.backend)
         begun = any(isinstance(e, StageStarted) and e.stage == stage.id for e in past)
-        other = reuse.find(context.folder, stage.id, key) if self.reused and not begun else None
+        other = None
+        if self.reused and not begun:
+            other = reuse.find(context.folder, stage.id, key, forced=self.forced)
         if other is not None:
             told = reuse.take_over(context.folder, other, stage.id)
             for event in told:
