@@ -171,7 +171,7 @@ class Judge:
             stage=self.stage, step=point.step, alpha=point.alpha, checkpoint=point.checkpoint, path=point.path,
             domain=point.domain, drop=drop.drop, lcb95=drop.lcb95, ucb95=drop.ucb95,
             axes={name: axis.drop for name, axis in drop.axes.items()}, split=point.split, eligible=keeps,
-            reason=reason,
+            reason=reason, exams=tuple(probe.spec.name for probe in self.exams),
         )  # fmt: skip
 
 
