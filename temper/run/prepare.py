@@ -17,6 +17,7 @@ from temper.data.mixture import left_out
 from temper.data.render import Renderer
 from temper.data.rows import Fault, Row, open_table, read_table, refuse
 from temper.data.split import is_held_out
+from temper.errors import RecipeError
 from temper.events import Setting
 from temper.losses import Term
 from temper.model.protocol import Backend, Base, Policy, Precision, TrainSpec, Tuning
@@ -163,6 +164,12 @@ def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
         base = backend.extended(base, words)
     renderer = Renderer.load(base.folder)
     for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, Distill) and words and not stage.teacher:
+            raise RecipeError(
+                f"stages.{index}.teacher: found none beside add_tokens ({', '.join(words)}) of another stage; the model "
+                "that the run starts from has not got these tokens and cannot judge them; expected a teacher with the "
+                "same tokens; leave add_tokens out, or remove this stage"
+            )
         if isinstance(stage, Distill) and stage.teacher:
             where = f"{stage.teacher} (stages.{index}.teacher)"
             check_tokens(renderer, Renderer.load(backend.locate(stage.teacher).folder), where=where)

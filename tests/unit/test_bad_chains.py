@@ -90,6 +90,13 @@ CASES: Mapping[str, tuple[Sequence[Mapping[str, Any]], Sequence[str]]] = {
         [{**CPT, "data": "note.txt"}, SFT],
         ("note.txt: 51 characters of text", "expected about 96,000 or more", "technique: sft"),
     ),
+    "a repair by a base that lacks the new tokens": (
+        [
+            {**CPT, "add_tokens": ["autovacuum"], "adapter": "full"},
+            {"technique": "distill", "data": "train.jsonl", "steps": 2},
+        ],
+        ("stages.1.teacher", "beside add_tokens (autovacuum)", "leave add_tokens out", "remove this stage"),
+    ),
     "a teacher that is not there": (
         [SFT, {"technique": "distill", "data": "train.jsonl", "steps": 2, "teacher": "./nowhere"}],
         ("stages.1.teacher", "nowhere", "expected"),
