@@ -94,8 +94,8 @@ def read_config(folder: Path) -> LoraConfig:
     for field, kind in _FOREIGN.items():
         if getattr(config, field, None) not in (None, False, "none", [], {}):
             raise CheckpointError(
-                f"{folder}: an adapter {kind} ({field}), which is computed in another way than B A x; expected a plain LoRA"
-                " adapter; merge it into its base with peft (merge_and_unload) and name the folder of the whole model"
+                f"{folder}: an adapter {kind} ({field}), which is computed in another way than B A x; expected a plain"
+                " LoRA adapter; merge it into its base with peft (merge_and_unload) and name the folder of the whole model"
             )
     return config  # pyright: ignore[reportReturnType]
 

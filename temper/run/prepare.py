@@ -166,9 +166,9 @@ def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, Distill) and words and not stage.teacher:
             raise RecipeError(
-                f"stages.{index}.teacher: found none beside add_tokens ({', '.join(words)}) of another stage; the model "
-                "that the run starts from has not got these tokens and cannot judge them; expected a teacher with the "
-                "same tokens; leave add_tokens out, or remove this stage"
+                f"stages.{index}.teacher: found none beside add_tokens ({', '.join(words)}) of another stage, and the "
+                "model that the run starts from has not got these tokens and cannot judge them; expected a teacher with "
+                "the same tokens; leave add_tokens out, or remove this stage"
             )
         if isinstance(stage, Distill) and stage.teacher:
             where = f"{stage.teacher} (stages.{index}.teacher)"
