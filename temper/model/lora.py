@@ -95,7 +95,7 @@ def read_config(folder: Path) -> LoraConfig:
         if getattr(config, field, None) not in (None, False, "none", [], {}):
             raise CheckpointError(
                 f"{folder}: an adapter {kind} ({field}), which is computed in another way than B A x; expected a plain"
-                " LoRA adapter; merge it into its base with peft (merge_and_unload) and name the folder of the whole model"
+                " LoRA adapter; merge it into its base with peft (merge_and_unload) and name that folder"
             )
     return config  # pyright: ignore[reportReturnType]
 

@@ -167,8 +167,8 @@ def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
         if isinstance(stage, Distill) and words and not stage.teacher:
             raise RecipeError(
                 f"stages.{index}.teacher: found none beside add_tokens ({', '.join(words)}) of another stage, and the "
-                "model that the run starts from has not got these tokens and cannot judge them; expected a teacher with "
-                "the same tokens; leave add_tokens out, or remove this stage"
+                "model that the run starts from has not got these tokens and cannot judge them; expected one that has "
+                "them; leave add_tokens out, or remove this stage"
             )
         if isinstance(stage, Distill) and stage.teacher:
             where = f"{stage.teacher} (stages.{index}.teacher)"
