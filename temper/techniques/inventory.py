@@ -45,6 +45,8 @@ BETTER: Mapping[str, str] = {
 """Shape of rows -> what they are and what suits them; the last for every other one."""
 BYTES_PER_ROW = 500
 """Of a file, to guess its rows before it is read."""
+ASKED = ("T003", "T004", "T007", "T008")
+"""What the linter says of tasks: that a probe asks the same. What else it knows is about answers to learn."""
 OWN_PART = 0.75
 """Part of a category's replay that is the base's own answers, where the catalogue has rows too."""
 Progress = Callable[[str, int, int], None]
@@ -132,7 +134,7 @@ def take_stock(
     wanted = stage.replay if stage.replay is not None and stage.replay.share != 0 else None
     found = wanted and general.gather(wanted, base, renderer, seed=recipe.seed, answer=answer, progress=progress)
     rows, notices = (found.rows, found.notices) if found else ((), ())
-    read = _tasks(recipe, stage, renderer) if stage.learns == "tasks" else _rows(
+    read = _tasks(recipe, stage, renderer, exams) if stage.learns == "tasks" else _rows(
         recipe, stage, base, renderer, exams, progress
     )  # fmt: skip
     return replace(read, general=rows, notices=(*read.notices, *notices))
@@ -172,8 +174,8 @@ def _rows(
     )
 
 
-def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer) -> Inventory:
-    """The stage's files as prompts to try; none is tried twice for standing twice in them."""
+def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> Inventory:
+    """The stage's files as prompts to try; none is tried twice for standing twice in them, or is asked in the exam."""
     kept: dict[str, Row] = {}
     files: list[FileRead] = []
     notices: list[str] = []
@@ -184,8 +186,8 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer) -> Inventory:
         dropped = filters.tally(found.dropped)
         notices += found.notices
         for row in found.rows:
-            told = _told_apart(row, kept)
-            kept.setdefault(told.id, told)
+            named = _told_apart(row, kept)
+            kept.setdefault(named.id, named)
         files.append(
             FileRead(
                 path=stream.path, shape=stream.shape, rows=len(found.rows), dropped=dropped, listed=None, cached=False
@@ -195,8 +197,15 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer) -> Inventory:
         names = ", ".join(source.file.name for source in stage.data)
         raise DataError(f"{names}: no tasks are left; expected at least one for technique {stage.technique}")
     rows = tuple(kept.values())
+    knowledge = know(exam=exams.rows, probes=exams.probes, technique=stage.technique, rows=len(rows))
+    told = conclude((inspect(row, None, knowledge) for row in rows), knowledge)
+    met = tuple(finding for finding in told if finding.code in ASKED)
+    _refuse(met)
     prompts = tuple(renderer.prompt(row.prompt) for row in rows)
-    return Inventory(domain=(), general=(), tasks=rows, prompts=prompts, files=tuple(files), notices=tuple(notices))
+    return Inventory(
+        domain=(), general=(), tasks=rows, prompts=prompts, files=tuple(files), findings=met,
+        notices=tuple(notices),
+    )  # fmt: skip
 
 
 def _told_apart(row: Row, kept: Mapping[str, Row]) -> Row:
@@ -302,13 +311,17 @@ def _recall(notes: Path) -> list[Finding]:
 def _findings(stored: Stored, knowledge: Knowledge, notes: Path) -> tuple[Finding, ...]:
     """The linter's warnings, kept for the next start; its errors end here."""
     found = conclude(stored.facts or (), knowledge)
-    errors = [f for f in found if f.level == "error"]
-    if errors:
-        raise DataError("\n".join(f"{f.where}: [{f.code}] {f.what}; {f.why}; {f.fix}" for f in errors))
+    _refuse(found)
     notes.parent.mkdir(parents=True, exist_ok=True)
     with fetch.replacing(notes) as file:
         file.write(json.dumps([asdict(f) for f in found]).encode())
     return found
+
+
+def _refuse(found: Sequence[Finding]) -> None:
+    errors = [f for f in found if f.level == "error"]
+    if errors:
+        raise DataError("\n".join(f"{f.where}: [{f.code}] {f.what}; {f.why}; {f.fix}" for f in errors))
 
 
 def shares(inventory: Inventory, share: float, weights: Mapping[str, float]) -> dict[str, float]:
