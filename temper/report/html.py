@@ -106,12 +106,7 @@ def render_report(
         facts=_facts(log),
         compared=sections.comparison(log, summary),
         gauge=charts.gauge(summary.general, tolerance=summary.tolerance) if summary.general else "",
-        frontier=charts.frontier(
-            {key: sections.marks(one) for key, one in logs.items()},
-            tolerance=log.tolerance,
-            score=candidates.score_name(log),
-        ),
-        elsewhere=len(log.frontier()) - len(log.alike()),
+        frontier=_frontier(logs, log),
         candidates=candidates.table(log),
         runs=[RunRow(name=key, colour=i, summary=s) for i, (key, s) in enumerate(summaries.items())],
         other_bases=sorted({s.base for s in summaries.values()} - {summary.base}),
@@ -127,6 +122,12 @@ def render_report(
         lineage=sections.lineage(log),
         cost_parts=sections.cost_parts(summary),
     )
+
+
+def _frontier(logs: Mapping[str, RunLog], log: RunLog) -> Markup:
+    """All runs in one picture, whose tolerance and score are those of the first."""
+    marks = {key: sections.marks(one) for key, one in logs.items()}
+    return charts.frontier(marks, tolerance=log.tolerance, score=candidates.score_name(log))
 
 
 def _course(log: RunLog) -> tuple[Picture, ...]:
