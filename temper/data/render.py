@@ -63,6 +63,8 @@ class Renderer:
         self._encoder.cut_at(self._template.marks)
         self.template = self._template.name
         self.notice = self._template.notice
+        self.thinks = self._template.thoughts != "none"
+        """Whether a reply can be thought out aloud."""
         self.end_tokens: Tokens = self._find_ends(ends)
         texts = tokenizer.convert_ids_to_tokens(list(self.end_tokens))
         self.document_end = self._find_document_end()

@@ -17,6 +17,7 @@ from temper.data import fetch
 from temper.data.datum import count_supervised, count_tokens
 from temper.data.render import Renderer
 from temper.events import (
+    Candidate,
     Choice,
     DataUsed,
     Event,
@@ -170,7 +171,7 @@ def _fold(
             last = index + 1 == len(prepared.resolved.stages)
             standing = _passed_on(context, stage, choice, standing, last=last)
     _read_test_split(context, prepared, standing.result)
-    verdict: RunVerdict = "improved" if any(c.verdict == "improved" for c in choices) else choices[-1].verdict
+    verdict = fold.verdict(choices, standing.result)
     context.log(
         RunFinished(
             verdict=verdict,
@@ -204,7 +205,9 @@ class _Fold:
             return choice, ledger
         key = stage_key(self.prepared, index, standing.start, context.backend)
         begun = any(isinstance(e, StageStarted) and e.stage == stage.id for e in past)
-        other = reuse.find(context.folder, stage.id, key) if self.reused and not begun else None
+        other = None
+        if self.reused and not begun:
+            other = reuse.find(context.folder, stage.id, key, forced=self.forced)
         if other is not None:
             told = reuse.take_over(context.folder, other, stage.id)
             for event in told:
@@ -235,6 +238,21 @@ class _Fold:
             enter(ask, work.live(), model=_identity(self.prepared, start.checkpoint), forced=self.forced)
         return work.run(), work.ledger
 
+    def verdict(self, choices: Sequence[Choice], result: Checkpoint) -> RunVerdict:
+        """What the run has come to, by what it hands over: a last stage that must be taken may have spoilt the others.
+
+        Such a stage need not be better than the one before it, as long as it is better than the base.
+        """
+        made = next((n for n, c in enumerate(choices) if c.checkpoint == result.id), None)
+        if made is None or not any(c.verdict == "improved" for c in choices):
+            return choices[-1].verdict
+        if choices[made].verdict == "improved":
+            return "improved"
+        found = [e for e in self.context.folder.events() if isinstance(e, Candidate) and e.checkpoint == result.id]
+        base = [m for m in self.measured.exams if m.probe in {p.spec.name for p in self._exams(made)}]
+        better = bool(found) and found[-1].domain > mean_score(base, base)
+        return "improved" if better and found[-1].ucb95 <= self.context.tolerance else choices[made].verdict
+
     def _calibrated(self, index: int, stage: ResolvedStage, start: Start) -> ResolvedStage:
         """The stage with the rate and the share of replay that its pilots found."""
         found = calibrate(
@@ -245,13 +263,17 @@ class _Fold:
 
     def _judging(self, index: int, standing: _Standing) -> tuple[Start, Sequence[Probe], Sequence[Measurement]]:
         """Where a stage begins, the exams that judge it, and what the base made of them."""
-        wanted = self.prepared.recipe.stages[index].judged_by == "loss"
-        probes = self.prepared.domain
-        exams = [p for p in probes if (kinds.kind(p.spec.kind).method == "loss") == wanted] or list(probes)
+        exams = self._exams(index)
         names = {p.spec.name for p in exams}
         base = [m for m in self.measured.exams if m.probe in names]
         score = mean_score([m for m in standing.to_beat if m.probe in names], base)
         return Start(checkpoint=standing.start, domain=score), exams, base
+
+    def _exams(self, index: int) -> Sequence[Probe]:
+        """The exams that judge a stage: of its own kind, or all where there are none."""
+        wanted = self.prepared.recipe.stages[index].judged_by == "loss"
+        probes = self.prepared.domain
+        return [p for p in probes if (kinds.kind(p.spec.kind).method == "loss") == wanted] or list(probes)
 
 
 def _named(prepared: Prepared, backend: Backend) -> tuple[Base, Renderer]:

@@ -17,7 +17,7 @@ from temper.data.lint import Finding, mix_findings, with_codes
 from temper.data.render import Renderer
 from temper.data.rows import Fault, Row, open_table, read_table, refuse
 from temper.data.split import is_held_out, key_of
-from temper.errors import DataError
+from temper.errors import DataError, RecipeError
 from temper.events import Setting
 from temper.losses import Term
 from temper.model.protocol import Backend, Base, Policy, Precision, TrainSpec, Tuning
@@ -185,6 +185,12 @@ def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
         base = backend.extended(base, words)
     renderer = Renderer.load(base.folder)
     for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, Distill) and words and not stage.teacher:
+            raise RecipeError(
+                f"stages.{index}.teacher: found none beside add_tokens ({', '.join(words)}) of another stage, and the "
+                "model that the run starts from has not got these tokens and cannot judge them; expected one that has "
+                "them; leave add_tokens out, or remove this stage"
+            )
         if isinstance(stage, Distill) and stage.teacher:
             where = f"{stage.teacher} (stages.{index}.teacher)"
             check_tokens(renderer, Renderer.load(backend.locate(stage.teacher).folder), where=where)

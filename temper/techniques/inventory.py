@@ -198,7 +198,7 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> In
         raise DataError(f"{names}: no tasks are left; expected at least one for technique {stage.technique}")
     knowledge = _know(stage, renderer, exams, len(rows))
     findings = _findings((inspect(row, None, knowledge) for row in rows), knowledge)
-    tasks = tuple({row.id: row for row in reversed(rows)}.values())[::-1]  # of copies the first
+    tasks = _different(rows)
     with with_codes():
         prompts = tuple(renderer.prompt(row.prompt, tools=row.tools, where=row.origin) for row in tasks)
     return Inventory(
@@ -212,6 +212,28 @@ def _know(stage: Stage, renderer: Renderer, exams: Exams, rows: int) -> Knowledg
     return know(
         exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique=stage.technique, rows=rows
     )  # fmt: skip
+
+
+def _different(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Of copies the first; rows of one content that carry other columns for a reward to read are all kept."""
+    kept: dict[str, Row] = {}
+    for row in rows:
+        named = _told_apart(row, kept)
+        kept.setdefault(named.id, named)
+    return tuple(kept.values())
+
+
+def _told_apart(row: Row, kept: Mapping[str, Row]) -> Row:
+    """The row, under an id of its own where another one of the same content has other columns for a reward to read."""
+    other = kept.get(row.id)
+    if other is None or _columns(other) == _columns(row):
+        return row
+    text = json.dumps([row.id, _columns(row)], sort_keys=True, default=str)
+    return replace(row, id=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _columns(row: Row) -> Mapping[str, object]:
+    return {name: value for name, value in row.fields.items() if name != "id"}
 
 
 def _streams(stage: Stage) -> Iterator[tuple[DataFile, Stream]]:

@@ -215,6 +215,16 @@ def test_an_adapter_is_not_exported_from_a_run_that_kept_its_base(world: World, 
     whole = temper("export", kept, "--to", tmp_path / "whole")
     assert whole.code == 0, whole.err
     assert "kept its base" in whole.out
+    measured = temper("eval", kept, "--probes", world.folder / "text.jsonl")  # it showed values and did not say whose
+    assert measured.code == 0 and "kept its base" in measured.out, measured.err
+
+
+@pytest.mark.parametrize("verb", ["eval", "chat"])
+def test_a_run_that_is_not_there_is_not_called_a_base(tmp_path: Path, verb: str) -> None:
+    """It said `base: ... is no folder; expected a model folder`, though no recipe was named and a run would do."""
+    ended = temper(verb, tmp_path / "runs" / "yesterday")
+    assert ended.code == 2
+    assert "yesterday: found no such folder; expected the folder of a run" in " ".join(ended.err.split())
 
 
 def test_init_takes_several_files_after_one_data_and_writes_a_recipe_that_loads(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from temper import stats
 from temper.decide.drop import AxisDrop, Drop
 from temper.decide.frontier import (
+    BITS_SAVED,
     Aim,
     Floors,
     Point,
@@ -135,6 +137,19 @@ def test_the_base_is_kept_when_nothing_beats_its_domain_score():
     result = choose([point(1, 0.4, dropped(-0.01))], aim(0.4))
     assert result.point is None
     assert result.reason == "the base is kept: no candidate beats the base's domain score of 40 %; the best is 40 %"
+
+
+def test_a_later_stage_is_compared_with_its_start_and_a_stage_of_text_by_bits():
+    """The second stage of a chain said of the 40 % of its start that they were the base's."""
+    later = replace(aim(0.4), start="its start", measure=BITS_SAVED)
+    none = choose([point(1, 0.4, dropped(-0.01))], later)
+    assert none.reason == (
+        "its start is kept: no candidate beats its start's share of bits saved on held-out text of 40 %; the best is "
+        "40 %"
+    )
+    assert none.not_taken[0].reason == "bits saved on held-out text 40 % does not beat its start's 40 %"
+    taken = choose([point(1, 0.5, dropped(-0.01))], later)
+    assert "beats its start: bits saved on held-out text 40 % -> 50 %" in taken.reason
 
 
 def test_a_stopped_stage_says_so_unless_something_saved_before_can_be_chosen():
