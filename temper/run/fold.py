@@ -44,6 +44,7 @@ from temper.run.pilots import calibrate, with_values
 from temper.run.prepare import Prepared, Tuned, prepare, train_spec
 from temper.run.selection import LINES_AT_MOST, Judge
 from temper.run.stage import StageRun, tidy
+from temper.run.timing import Measured
 from temper.techniques.cpt import on_same_bytes, trained_instead, without_new_tokens
 from temper.techniques.entry import enter
 from temper.techniques.inventory import shares
@@ -86,7 +87,7 @@ def run(
     with locked(out):
         known = _known(folder)
         tuned = Tuned(known.get("threads"), known.get("precision")) if known else None
-        prepared = prepare(recipe, backend, progress, speed=known.get("tokens_per_second"), tuned=tuned)
+        prepared = prepare(recipe, backend, progress, known=_timed(known), tuned=tuned)
         if not folder.key_file.is_file():
             fetch.free_space(out, space_needed(prepared))  # before anything is written
         resumed = folder.claim(run_key(prepared, backend), recipe.text)
@@ -374,6 +375,12 @@ def _known(folder: RunFolder) -> Mapping[str, Any]:
     if not folder.key_file.is_file():
         return {}
     return json.loads(folder.key_file.read_text(encoding="utf-8"))
+
+
+def _timed(known: Mapping[str, Any]) -> Measured | None:
+    """What an earlier sitting timed; None where no budget asked for it."""
+    training = known.get("tokens_per_second")
+    return None if training is None else Measured(training=training, probing=known.get("probe_seconds", 0.0))
 
 
 def space_needed(prepared: Prepared) -> int:

@@ -28,7 +28,8 @@ def run_key(prepared: Prepared, backend: Backend) -> dict[str, object]:
     return {
         **_judging(prepared), "data": [_rows_of(i) for i in prepared.inventories],
         "stages": [_values_of(s) for s in prepared.resolved.stages],
-        "tokens_per_second": prepared.facts[0].tokens_per_second, "threads": prepared.tuning.threads,
+        "tokens_per_second": prepared.facts[0].tokens_per_second,
+        "probe_seconds": prepared.facts[0].probe_seconds, "threads": prepared.tuning.threads,
         "precision": prepared.tuning.precision,
         **({"other models": others} if others else {}),
     }  # fmt: skip

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from temper.data.datum import count_tokens
 from temper.data.documents import open_tables
 from temper.data.lint import Finding, mix_findings, with_codes
 from temper.data.render import Renderer
@@ -19,7 +17,6 @@ from temper.data.rows import Fault, Row, open_table, read_table, refuse
 from temper.data.split import is_held_out, key_of
 from temper.errors import DataError, RecipeError
 from temper.events import Setting
-from temper.losses import Term
 from temper.model.protocol import Backend, Base, Policy, Precision, TrainSpec, Tuning
 from temper.probes import suites
 from temper.probes.base import Probe, ProbeSpec, text_of
@@ -28,6 +25,7 @@ from temper.recipe.facts import Facts
 from temper.recipe.look import beside
 from temper.recipe.resolve import Resolved, ResolvedStage, resolve, step_tokens
 from temper.recipe.schema import DataFile, DomainProbe, Recipe, Stage
+from temper.run import timing
 from temper.techniques.base import Plan, Technique
 from temper.techniques.cpt import CPT, trained_instead
 from temper.techniques.distill import Distill, check_tokens
@@ -36,13 +34,10 @@ from temper.techniques.inventory import Exams, Inventory, refuse_cut, take_stock
 from temper.techniques.judging import with_held_out
 
 Progress = Callable[[str, int, int], None]
-SPEED_ROWS = 512
 COMPILE_TOKENS = 500_000
 """Trained tokens from which compiling kernels pays on a CPU: it gives some percent and takes up to a minute."""
 LOOKED_OVER = 32_000_000
 """Bytes up to which a file of rows is read whole before the model is located."""
-SPEED_TOKENS = 2048
-"""Tokens of the trial pass that measures the speed."""
 
 
 class Tuned(NamedTuple):
@@ -69,6 +64,11 @@ class Prepared:
     tuning: Tuning
     compiles: bool
     """Whether elementwise kernels are compiled."""
+
+    @property
+    def questions(self) -> timing.Questions:
+        """What its looks ask."""
+        return timing.Questions(renderer=self.renderer, suite=self.suite, domain=self.domain)
 
     def plan(self, index: int) -> Plan:
         """What stage `index` (from 0) trains on."""
@@ -104,7 +104,12 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, backend: Backend, progress: Progress, *, speed: float | None = None, tuned: Tuned | None = None
+    recipe: Recipe,
+    backend: Backend,
+    progress: Progress,
+    *,
+    known: timing.Measured | None = None,
+    tuned: Tuned | None = None,
 ) -> Prepared:
     """Locates the model, reads and renders the rows, resolves every value.
 
@@ -112,7 +117,7 @@ def prepare(
         recipe: As loaded.
         backend: Of the models.
         progress: Told what is being done.
-        speed: Trained tokens per second, when known from an earlier sitting; measured if a time budget needs it.
+        known: Timed by an earlier sitting; timed here if a time budget needs it.
         tuned: Threads and precision of an earlier sitting; else the recipe's, else timed.
     """
     suite = _suite(recipe)
@@ -146,12 +151,12 @@ def prepare(
     )  # fmt: skip
     facts = tuple(inventory.facts(shape, len(exams.rows)) for inventory in inventories)
     resolved = resolve(recipe, *facts)
-    timed = recipe.budget is not None and (recipe.budget.minutes or recipe.budget.gpu_hours)
-    if speed is None and timed:
+    questions = timing.Questions(renderer=renderer, suite=suite, domain=domain)
+    if known is None and recipe.budget is not None and (recipe.budget.minutes or recipe.budget.gpu_hours):
         progress("measuring the speed", 0, 1)
-        speed = measure_speed(backend, base, resolved.stages[0], inventories[0])
-    if speed is not None:
-        facts = tuple(replace(f, tokens_per_second=speed) for f in facts)
+        known = _timed(backend, base, questions, resolved.stages, inventories[0])
+    if known is not None:
+        facts = tuple(replace(f, tokens_per_second=known.training, probe_seconds=known.probing) for f in facts)
         resolved = resolve(recipe, *facts)
     compiles = _compiles(recipe, tuning, resolved, facts)
     resolved = replace(resolved, settings=(*resolved.settings, *_machine_settings(recipe, tuning, compiles)))
@@ -207,16 +212,14 @@ def train_spec(stage: ResolvedStage, seed: int, below: Path | None = None) -> Tr
     )  # fmt: skip
 
 
-def measure_speed(backend: Backend, base: Base, stage: ResolvedStage, inventory: Inventory) -> float:
-    """Tokens per second of a forward and backward pass over real rows here, after a warm-up; nothing is learnt."""
-    learner = backend.open(base.checkpoint, train_spec(stage, 0)).learner
-    rows = inventory.sample(SPEED_ROWS)
-    while count_tokens(rows) > SPEED_TOKENS and len(rows) > 2:
-        rows = rows[: len(rows) // 2]
-    learner.forward_backward(rows[:2], (Term(loss="ce"),))
-    started = time.monotonic()
-    learner.forward_backward(rows, (Term(loss="ce"),))
-    return count_tokens(rows) / (time.monotonic() - started)
+def _timed(
+    backend: Backend, base: Base, questions: timing.Questions, stages: Sequence[ResolvedStage], inventory: Inventory
+) -> timing.Measured:
+    """What training and all looks take here."""
+    training = timing.training_speed(backend.open(base.checkpoint, train_spec(stages[0], 0)), inventory)
+    rows = inventory.sample(timing.TRIAL_ROWS)
+    answering = timing.answering_speed(backend.open(base.checkpoint), questions, rows)
+    return timing.Measured(training=training, probing=timing.probing_seconds(questions, stages, answering))
 
 
 def _look_over(sources: Sequence[DataFile]) -> None:

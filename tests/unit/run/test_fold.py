@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import shutil
@@ -192,6 +193,18 @@ def test_a_spent_budget_ends_the_stage_and_what_was_saved_is_judged(world: World
     (told,) = [e.text for e in of(log, Noticed) if e.where == "budget"]
     assert "after step 4 of 5" in told
     assert (result.verdict, result.choice.step) == ("improved", 4)
+
+
+def test_a_time_budget_counts_the_probes(world: World) -> None:
+    """Steps were planned as if looks took no time, so a run of 30 minutes trained for 30 and then measured."""
+    with pytest.raises(RecipeError, match=r"budget\.minutes: found 1e-08; expected more than .* the probes alone take"):
+        world.run(world.recipe(budget={"minutes": 1e-8}))
+    assert not (world.folder / "run" / "events.jsonl").exists()
+    result = world.run(world.recipe(budget={"minutes": 60}))
+    known = json.loads(result.folder.key_file.read_text(encoding="utf-8"))
+    assert known["tokens_per_second"] > 0 and known["probe_seconds"] > 0
+    # The same command goes on with what was timed first: another reading would be another plan.
+    assert world.run(world.recipe(budget={"minutes": 60})).already
 
 
 def test_a_stage_whose_budget_is_spent_before_it_begins_takes_no_step(world: World) -> None:
