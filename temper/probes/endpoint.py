@@ -12,6 +12,7 @@ import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ ANSWER_TOKENS = 512
 WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try, unless the server says how long to wait."""
 LONGEST_WAIT = 60.0
+LARGEST = 64 << 20
+"""Bytes of an answer that are read."""
 TOO_MANY = 429
 
 
@@ -53,7 +56,7 @@ class Endpoint:
     def of(cls, spec: ProbeSpec) -> Endpoint:
         """The endpoint that the options of a probe name."""
         url, variable = str(spec.options["base_url"]), str(spec.options.get("key_env", ""))
-        if not url.startswith(("http://", "https://")):
+        if not is_address(url):
             raise RecipeError(
                 f"probe {spec.name}: base_url {url!r}; expected an address such as http://localhost:8000/v1; correct it"
             )
@@ -63,6 +66,11 @@ class Endpoint:
                 f" key of {url} in it; run: export {variable}=..."
             )
         key = os.environ[variable] if variable else ""
+        if not is_token(key):
+            raise RecipeError(
+                f"probe {spec.name}: key_env names the environment variable {variable}, whose content is no key: a line"
+                f" break or a letter that HTTP cannot send; expected the key of {url} alone; set it again"
+            )
         seconds = float(spec.options.get("seconds", SECONDS))
         model = str(spec.options["model"])
         return cls(where=f"probe {spec.name}", base_url=url.rstrip("/"), model=model, key=key, seconds=seconds)
@@ -104,7 +112,7 @@ class Endpoint:
             except urllib.error.HTTPError as error:
                 problem = f"HTTP {error.code}"
                 with error:
-                    said = _excerpt(error.read(), self.key)
+                    said = _excerpt(said_of(error), self.key)
                 if error.code != TOO_MANY and error.code < 500:
                     raise RecipeError(
                         f"{self.where}: {self.base_url} answers {problem} ({said}); expected 200; check base_url, model"
@@ -155,6 +163,30 @@ class Endpoint:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fetch.replacing(path) as file:
             file.write(answer.encode("utf-8", errors="replace"))
+
+
+def is_address(text: str) -> bool:
+    """Whether something can be asked there; what urllib makes of another text is an error of any kind."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        host = (parts.hostname or "").encode("idna")
+        f"{parts.path}?{parts.query}".encode("ascii")
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0 and len(text.split()) == 1
+    except ValueError:
+        return False
+
+
+def is_token(text: str) -> bool:
+    """Whether a header can carry it; the error of one that cannot would show it."""
+    return text.isascii() and text.isprintable()
+
+
+def said_of(error: urllib.error.HTTPError) -> bytes:
+    """The body of a refusal as far as it comes; the status is what counts."""
+    try:
+        return error.read(LARGEST)
+    except (OSError, http.client.HTTPException):
+        return b""
 
 
 def _wanted_wait(told: str, otherwise: float) -> float:

@@ -22,15 +22,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temper.errors import RecipeError
+from temper.probes.endpoint import LARGEST, TOO_MANY, is_address, is_token, said_of
 from temper.rollout.score import NO_PARTS, Outcome, RewardError, Rule, Score, as_score, errored
 from temper.rollout.task import Task
 
 AT_ONCE = 4
 """Batches under way at a time."""
 LONGEST_WAIT = 60.0
-LARGEST = 64 << 20
-"""Bytes of an answer that are read."""
-TOO_MANY = 429
+DAY = 86_400.0
+"""Seconds that nobody waits longer for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +66,10 @@ class Remote:
             wait = min(2.0**attempt, LONGEST_WAIT)
             try:
                 with opener().open(self._request(body), timeout=self.timeout) as reply:
-                    return self._read(reply.read(LARGEST + 1), len(items))
+                    return self._read(_whole(reply, time.monotonic() + self.timeout), len(items))
             except urllib.error.HTTPError as error:
                 with error:
-                    said = self._excerpt(error.read(LARGEST))
+                    said = self._excerpt(said_of(error))
                 problem = f"HTTP {error.code} ({said})"
                 if error.code != TOO_MANY and error.code < 500:
                     raise RewardError(
@@ -118,12 +118,18 @@ def token_of(variable: str, where: str) -> str:
             f"{where} names the environment variable {variable}, which is not set; expected a token in it;"
             f" run: export {variable}=..."
         )
-    return os.environ[variable] if variable else ""
+    token = os.environ[variable] if variable else ""
+    if not is_token(token):
+        raise RecipeError(
+            f"{where} names the environment variable {variable}, whose content is no token: a line break or a letter"
+            " that HTTP cannot send; expected the token alone; set it again"
+        )
+    return token
 
 
 def check_address(address: str, where: str) -> None:
     """Refuses what is no address of the web."""
-    if not address.startswith(("http://", "https://")):
+    if not is_address(address):
         raise RecipeError(f"{where}: found {address!r}; expected an address such as http://localhost:8000; correct it")
 
 
@@ -139,9 +145,21 @@ def _endpoint(
 def _is_reachable(params: Mapping[str, Any]) -> None:
     check_address(params["url"], "reward endpoint: url")
     token_of(params.get("token_env", ""), "reward endpoint: token_env")
-    for name, least in (("batch", 1), ("timeout", 0.001), ("retries", 0)):
-        if params.get(name, least) < least:
-            raise RecipeError(f"reward endpoint: {name} {params[name]!r}; expected {least:g} or more; correct it")
+    for name, least, most in (("batch", 1, 10_000), ("timeout", 0.001, DAY), ("retries", 0, 100)):
+        if not least <= params.get(name, least) <= most:
+            raise RecipeError(f"reward endpoint: {name} {params[name]!r}; expected {least:g} to {most:g}; correct it")
+
+
+def _whole(reply: http.client.HTTPResponse, deadline: float) -> bytes:
+    """The body, unless it comes so slowly that the time for one batch is over; the socket's own limit is per read."""
+    said = bytearray()
+    while len(said) <= LARGEST and (part := reply.read1(1 << 16)):
+        said += part
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer did not end in time")
+    if reply.length:
+        raise http.client.IncompleteRead(bytes(said), reply.length)
+    return bytes(said)
 
 
 def _score(told: Any) -> Score:

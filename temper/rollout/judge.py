@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from temper.errors import RecipeError
 from temper.probes.endpoint import SECONDS, Endpoint
 from temper.probes.judge import MARK, RUBRIC, read_mark
-from temper.rollout.endpoint import check_address, token_of
+from temper.rollout.endpoint import DAY, check_address, token_of
 from temper.rollout.score import Rule, Score, errored
 from temper.rollout.task import Task
 
@@ -47,6 +48,8 @@ def _score(answer: str) -> Score:
 def _is_reachable(params: Mapping[str, Any]) -> None:
     check_address(params["base_url"], "reward judge: base_url")
     token_of(params.get("key_env", ""), "reward judge: key_env")
+    if not 0 < params.get("seconds", SECONDS) <= DAY:
+        raise RecipeError(f"reward judge: seconds {params['seconds']!r}; expected 0 to {DAY:g}, without 0; correct it")
 
 
 judge = Rule(function=_judge, check=_is_reachable, batch=True)

@@ -21,7 +21,8 @@ from typing import Any
 
 from temper.errors import RecipeError
 from temper.model.protocol import Completion, Sampling, Tokens
-from temper.rollout.endpoint import TOO_MANY, opener
+from temper.probes.endpoint import TOO_MANY, said_of
+from temper.rollout.endpoint import opener
 from temper.rollout.outside import OnToken, asked, completion, stream
 
 AT_ONCE = 64
@@ -112,7 +113,9 @@ class VllmServer:
                     return _json(reply.read())
             except urllib.error.HTTPError as error:
                 with error:
-                    problem = f"HTTP {error.code} ({' '.join(error.read(2000).decode(errors='replace').split())[:200]})"
+                    problem = (
+                        f"HTTP {error.code} ({' '.join(said_of(error)[:2000].decode(errors='replace').split())[:200]})"
+                    )
                 if error.code != TOO_MANY and error.code < 500:
                     raise RecipeError(
                         f"{self._where}: {self._url}{path} answers {problem}; expected a server of vLLM that takes"

@@ -126,7 +126,7 @@ class RFT(Stage):
     """Longest reply."""
     max_turns: Annotated[int, Field(ge=1)] = 10
     """Replies after which an episode of an environment is cut."""
-    reward_seconds: Annotated[float, Field(gt=0)] = 10.0
+    reward_seconds: Annotated[float, Field(gt=0, le=86_400)] = 10.0
     """For grading one reply, or for one call of an environment."""
     temperature: Annotated[Annotated[float, Field(gt=0, le=2)] | None, AUTO_NUMBER] = None
     kl_to_start: Annotated[Annotated[float, Field(ge=0)] | None, AUTO_NUMBER] = None
