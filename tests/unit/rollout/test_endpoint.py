@@ -163,7 +163,7 @@ def test_an_answer_in_another_form_is_refused(body: bytes, told: str):
 )
 def test_what_is_no_address_is_refused_before_anything_is_sampled(url: str):
     """Some of these ended the run with a traceback, others were tried five times."""
-    with pytest.raises(RecipeError, match="endpoint: url: found .*expected an address such as"):
+    with pytest.raises(RecipeError, match=r"endpoint: url: found .*expected an address such as"):
         load_reward({"endpoint": {"url": url}})
 
 
