@@ -34,7 +34,9 @@ def search(
     budget: Annotated[
         str, typer.Option("--budget", metavar="LIMIT", help="5x (as much as five runs), 20 trials, 2h, 500k tokens.")
     ] = DEFAULT_BUDGET,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Trials at once.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Trials at once: 1 here, on Ray one per node.")
+    ] = None,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Trials on a Ray cluster: auto, local or HOST:PORT.")
     ] = None,
@@ -50,7 +52,7 @@ def search(
     _needs_optuna()
     run = default_out(recipe)
     folder = (out or run.with_name(f"{run.name}-search")).resolve()
-    said = [*(settings or ()), *([] if ray else _shared_cores(space, workers))]
+    said = [*(settings or ()), *([] if ray else _shared_cores(space, workers or 1))]
     study = Study(
         root=folder, space=space, budget=limit, launcher=_launcher(workers, ray),
         command=_command(recipe.resolve(), said), listen=_Teller(),
@@ -83,14 +85,14 @@ def _needs_optuna() -> None:
         raise MissingExtra("optuna", "search")
 
 
-def _launcher(workers: int, ray: str | None) -> Launcher:
+def _launcher(workers: int | None, ray: str | None) -> Launcher:
     if ray is not None:
         from temper.launch.ray import RayLauncher
 
-        return RayLauncher(ray, workers)
+        return RayLauncher(ray, workers or 0)
     from temper.launch.local import LocalLauncher
 
-    return LocalLauncher(workers)
+    return LocalLauncher(workers or 1)
 
 
 def _shared_cores(space: Space, workers: int) -> list[str]:

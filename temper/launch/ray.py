@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import socket
-from typing import TYPE_CHECKING, Any, cast
+from concurrent.futures import Future
+from typing import Any
 
 from temper.errors import MachineError, MissingExtra
 from temper.launch.local import Ended, Job, run_until
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 CONNECT_SECONDS = 5.0
 
@@ -19,29 +18,45 @@ CONNECT_SECONDS = 5.0
 class RayLauncher:
     """Jobs as Ray tasks; the cluster decides where, `workers` at once."""
 
-    def __init__(self, address: str, workers: int = 0, *, gpus: float = 0.0) -> None:
+    def __init__(self, address: str, workers: int = 0) -> None:
         """Connects.
 
         Args:
             address: `auto`, `local` (a cluster of this machine alone), `HOST:PORT` or `ray://HOST:PORT`.
-            workers: Jobs at once; 0 takes as many as there are nodes.
-            gpus: GPUs of a job.
+            workers: Jobs at once, which share the cores and GPUs; 0 takes as many as there are nodes.
 
         Raises:
             MachineError: nobody answers there.
         """
         self._ray = _connect(address)
         self.workers = workers or max(1, len(self._ray.nodes()))
-        cores = self._ray.cluster_resources().get("CPU", 1.0)
-        task = self._ray.remote(num_cpus=max(1.0, cores // self.workers), num_gpus=gpus, max_retries=0)
-        self._task = task(run_until)
+        there = self._ray.cluster_resources()
+        cores = max(1.0, there.get("CPU", 1.0) // self.workers)
+        # Ray hides the GPUs from a task that asks for none; it counts in ten-thousandths, and a run uses one at most.
+        gpus = min(1.0, math.floor(1e4 * there.get("GPU", 0.0) / self.workers) / 1e4)
+        self._task = self._ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(run_until)
+        self._closing = False
 
     def submit(self, job: Job) -> Future[Ended]:
-        """Starts a job as soon as the cluster has room."""
-        return cast("Future[Ended]", self._task.remote(job).future())
+        """Starts a job as soon as the cluster has room; one whose node is lost has failed."""
+        ended: Future[Ended] = Future()
+
+        def tell(task: Future[Ended]) -> None:
+            error = task.exception()
+            if error is None:
+                ended.set_result(task.result())
+                return
+            first = (str(error).strip().splitlines() or [""])[0]
+            reason = f"the cluster lost it: {type(error).__name__}: {first}"
+            status = "interrupted" if self._closing else "failed"
+            ended.set_result(Ended(status=status, code=1, seconds=0.0, reason=reason))
+
+        self._task.remote(job).future().add_done_callback(tell)
+        return ended
 
     def close(self) -> None:
         """Leaves the cluster, which ends the tasks of this driver; a run that was ended goes on by the same command."""
+        self._closing = True
         self._ray.shutdown()
 
 
