@@ -112,6 +112,12 @@ class Study:
         """Fills free places until there is nothing left to do; says why it ended."""
         reason = ""
         while True:
+            shortage = self.budget.shortage(list(self.trials.values()))
+            if shortage:
+                raise RecipeError(
+                    f"--budget {self.budget.text}: {shortage}; expected a budget that holds a search; write a larger"
+                    " one, such as 5x: what was done is kept"
+                )
             while len(self._flying) < self.launcher.workers:
                 action, reason = self._next_action()
                 if action is None:

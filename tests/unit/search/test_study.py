@@ -150,6 +150,22 @@ def test_a_larger_budget_continues_a_finished_study(world: World) -> None:
 
 
 @pytest.mark.slow
+def test_a_budget_that_holds_no_search_is_refused_when_that_is_known_and_what_was_done_is_kept(world: World) -> None:
+    """A budget of ten tokens was overrun by a whole run, and nothing was said."""
+    path = recipe(world)
+    for budget, said in (
+        ("10 tokens", "a run takes .* tokens, a search 1.125 times"),
+        ("0.01s", "12.5% of a run took"),
+    ):
+        small = study(world, path, budget=budget)
+        with pytest.raises(RecipeError, match=f"--budget {budget}: .*{said}.*what was done is kept"):
+            small.run()
+        assert {n: t.done for n, t in trials(small).items()} == {0: 0.125}
+    finished = study(world, path, budget="1.2x").run()
+    assert finished.trials >= 1 and trials(small)[0].done >= 0.125
+
+
+@pytest.mark.slow
 def test_a_trial_that_crashes_is_shown_and_the_study_goes_on(world: World) -> None:
     def large(settings: Sequence[str]) -> bool:
         rate = dict(s.split("=") for s in settings)["stages.0.lr"]
