@@ -6,9 +6,9 @@ an ordinary user do so, a network namespace without any interface and (Landlock,
 folder, which it may change, and those of Python and the system, which it may read. The whole process group is killed at
 the end.
 
-What it does not hold: it is no barrier against code that means harm. The program runs under the user's own account and
-without Landlock can read and write what the user can; without a namespace the network is only closed inside Python; a process
-that leaves its group outlives the kill; limits of processor time and memory count per process; Windows has none of
+What it does not hold: it is no barrier against code that means harm. The program runs under the user's own account
+and without Landlock can read and write what the user can; without a namespace the network is only closed inside Python;
+a process that leaves its group outlives the kill; limits of processor time and memory count per process; Windows has none of
 them; a program that walks up the frames of its own process finds the mark of the end and can pretend to have passed.
 Run untrusted models in a container or a virtual machine. `isolation()` says what this machine gives.
 """

@@ -68,9 +68,16 @@ def test_files_outside_of_its_folder_are_closed_to_a_program(tmp_path: Path):
     """It could read and delete whatever the user could."""
     mine = tmp_path / "mine.txt"
     mine.write_text("dear to me", encoding="utf-8")
-    for deed in (f"open({str(mine)!r}).read()", f"os.unlink({str(mine)!r})", f"open({str(mine)!r}, 'w')",
-                 f"open('/proc/{os.getpid()}/environ').read()", f"os.listdir({str(tmp_path)!r})", f"os.mkdir({str(tmp_path / 'new')!r})",
-                 f"subprocess.run(['rm', '-r', {str(tmp_path)!r}], check=True)"):  # fmt: skip
+    deeds = (
+        f"open({str(mine)!r}).read()",
+        f"open({str(mine)!r}, 'w')",
+        f"os.unlink({str(mine)!r})",
+        f"os.listdir({str(tmp_path)!r})",
+        f"os.mkdir({str(tmp_path / 'new')!r})",
+        f"open('/proc/{os.getpid()}/environ').read()",
+        f"subprocess.run(['rm', '-r', {str(tmp_path)!r}], check=True)",
+    )
+    for deed in deeds:
         assert worth(f"import os, subprocess\n{deed}\ndef answer(): return 42") == 0.0, deed
     assert mine.read_text(encoding="utf-8") == "dear to me"
 
