@@ -8,9 +8,9 @@ the end.
 
 What it does not hold: it is no barrier against code that means harm. The program runs under the user's own account
 and without Landlock can read and write what the user can; without a namespace the network is only closed inside Python;
-a process that leaves its group outlives the kill; limits of processor time and memory count per process; Windows has none of
-them; a program that walks up the frames of its own process finds the mark of the end and can pretend to have passed.
-Run untrusted models in a container or a virtual machine. `isolation()` says what this machine gives.
+a process that leaves its group outlives the kill; limits of processor time and memory count per process; Windows has
+none of them; a program that walks up the frames of its own process finds the mark of the end and can pretend to have
+passed. Run untrusted models in a container or a virtual machine. `isolation()` says what this machine gives.
 """
 
 from __future__ import annotations
