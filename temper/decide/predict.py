@@ -194,16 +194,19 @@ def _drift(looks: Mapping[int, Sequence[Measurement]], rates: Sequence[float], t
 
 
 def _looks(events: Sequence[Event], stage: str, last: int) -> dict[int, list[Measurement]]:
-    """General probes on the quick items by step, the base's under 0; looks at other places of the line left out."""
-    found: dict[int, list[Measurement]] = {}
+    """General probes on the quick items by step, the base's under 0; looks at other places of the line left out.
+
+    A run that continues logs what it knows of the base again.
+    """
+    found: dict[int, dict[str, Measurement]] = {}
     for e in events:
         if isinstance(e, Measurement) and e.role == "general" and e.split == "quick":
             if e.checkpoint == "base":
-                found.setdefault(0, []).append(e)
+                found.setdefault(0, {})[e.probe] = e
             elif e.stage == stage and e.alpha == 1.0 and e.step <= last:
-                found.setdefault(e.step, []).append(e)
-    names = {m.probe for m in found.get(0, ())}
-    return {step: found[step] for step in sorted(found) if {m.probe for m in found[step]} == names}
+                found.setdefault(e.step, {})[e.probe] = e
+    names = set(found.get(0, ()))
+    return {step: list(found[step].values()) for step in sorted(found) if set(found[step]) == names}
 
 
 def _rates(events: Sequence[Event], stage: StageStarted, steps: Sequence[Step]) -> list[float]:

@@ -95,12 +95,13 @@ def run_until(job: Job, closing: Callable[[], bool] = lambda: False) -> Ended:
             env={**os.environ, LAUNCHED_BY: str(os.getpid())},
         )  # fmt: skip
         asked: Ended | None = None
-        while process.poll() is None:
-            time.sleep(POLL_SECONDS)
-            asked = _reason_to_end(job, tail, closing)
-            if asked is not None:
+        try:
+            while asked is None and process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                asked = _reason_to_end(job, tail, closing)
+        finally:
+            if process.poll() is None:
                 _end(process)
-                break
         code, seconds = process.wait(), time.monotonic() - started
         if code in (0, 4):
             return Ended(status="ended", code=code, seconds=seconds)

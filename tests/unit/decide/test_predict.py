@@ -80,6 +80,13 @@ def test_the_loss_of_a_stage_that_samples_its_own_replies_says_nothing() -> None
     assert "drift" in rules(predict(drifting, tolerance=0.01)), "what is lost is seen all the same"
 
 
+def test_a_run_that_continues_logs_the_base_again() -> None:
+    """Taken for a probe that was measured twice, it ended a search with a traceback when a trial went on."""
+    log = looked(run(GENTLE, steps=40), (4, 0.02), (8, 0.04))
+    base = next(e for e in log if isinstance(e, Measurement))
+    assert predict([*log, base], tolerance=0.01) == predict(log, tolerance=0.01)
+
+
 def test_nothing_is_said_before_a_tenth_of_the_steps() -> None:
     assert predict(run(GENTLE[:9], steps=100), tolerance=0.01) is None
     assert predict(run(GENTLE[:10], steps=100), tolerance=0.01) is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from temper import events
-from temper.events import Event, Measurement, RunStarted, Setting, StageStarted, Step, Verdict
+from temper.events import Event, Measurement, Resumed, RunStarted, Setting, StageStarted, Step, Verdict
 from temper.launch import local
 from temper.launch.local import Job, LocalLauncher, run_until
 from temper.launch.progress import Tail, done, looked, place, stage_lengths
@@ -147,6 +147,39 @@ def test_a_run_ends_with_the_study_that_waits_for_it(tmp_path: Path) -> None:
     study.kill()
     study.wait()
     _wait_for(seen, "ended")
+
+
+def test_a_run_does_not_outlive_a_fault_of_ours(tmp_path: Path) -> None:
+    """What watched it had failed, and the run went on with nobody to pause it."""
+    seen = tmp_path / "seen"
+
+    def fault() -> bool:
+        if not (seen.is_file() and seen.read_text() == "up"):
+            return False
+        time.sleep(0.2)
+        raise AssertionError("a fault")
+
+    command = (sys.executable, "-c", TRIAL, str(seen))
+    with pytest.raises(AssertionError, match="a fault"):
+        run_until(Job(command=command, log=str(tmp_path / "run" / "events.jsonl")), fault)
+    assert seen.read_text() == "ended"
+
+
+def test_what_a_run_that_continues_takes_again_does_not_count(tmp_path: Path) -> None:
+    """A look of the sitting before, later than where the run went on from, paused it before its rung."""
+    first, again = a_run(), a_run()
+    path = tmp_path / "events.jsonl"
+    tail = Tail(path)
+    path.write_text("".join(events.encode(e) + "\n" for e in first), encoding="utf-8")
+    tail.new()
+    assert looked(tail.events) == 1.0
+    events.append(path, Resumed(stage="01-sft", step=2))
+    tail.new()
+    assert looked(tail.events) == done(tail.events) == 0.25
+    for event in again[8:12]:
+        events.append(path, event)
+    tail.new()
+    assert looked(tail.events) == looked(events.read(path))
 
 
 def test_a_folder_where_a_run_is_still_ending_is_waited_for(tmp_path: Path) -> None:
