@@ -9,6 +9,9 @@ STAMP  := $(VENV)/.made
 BENCH  := $(VENV)/.made-bench
 HOME_DEMO := examples/smart-home
 
+# Compiled modules are kept, whatever the environment says: else every test process compiles all of them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv demo demo-temper demo-naive quick test check format bench clean

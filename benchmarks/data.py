@@ -74,6 +74,7 @@ def watched() -> Iterator[Watched]:
 def own(file: Path, folder: Path, processes: int) -> dict[str, Any]:
     """Tokenises a file with temper, twice: the second time reads the cache."""
     from temper import __version__
+    from temper.data.datum import count_tokens
     from temper.data.render import Renderer
     from temper.data.rows import open_table
     from temper.data.tokenise import Job, tokenise
@@ -86,7 +87,7 @@ def own(file: Path, folder: Path, processes: int) -> dict[str, Any]:
         with watched() as second:
             again = tokenise(Job(source=open_table(file), name="rows", folder=folder), renderer, workers=processes)
             assert again.cached and len(again.store) == len(stored.store)
-        return _result(first, file, stored.store.tokens_total, f"temper {__version__}") | {
+        return _result(first, file, count_tokens(stored.store), f"temper {__version__}") | {
             "second_start_seconds": second.seconds, "rows": len(stored.store), "faults": stored.store.meta.faults,
         }  # fmt: skip
 

@@ -1,10 +1,14 @@
 """The errors a user can cause, and the exit code each one ends the command with.
 
 Every message carries four things: where (a dotted recipe path or file:row), what was found, what was expected, what to
-do. Faults of our own are plain exceptions and assertions; they are not declared here. Imports nothing.
+do. Faults of our own are plain exceptions and assertions; they are not declared here. Imports nothing of temper.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class TemperError(Exception):
@@ -40,3 +44,15 @@ class NotReady(TemperError):
     """A gate refuses to start the stage; the message ends with the remedy."""
 
     exit_code = 3
+
+
+@contextmanager
+def writing(path: Path, *, then: str = "run the same command again to continue") -> Iterator[None]:
+    """Inside, what the system has against writing a file of a run ends with MachineError; `then` is what to do next."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"{path}: could not be written ({error}); expected a writable folder with free space; free some space, "
+            f"then {then}"
+        ) from None

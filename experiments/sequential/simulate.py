@@ -133,7 +133,7 @@ def drop(drawn: stats.Drawn) -> Drop:
     e = drawn.estimate()
     axis = AxisDrop(drop=e.value, lcb95=e.low, ucb95=e.high, probes=("p",))
     return Drop(
-        drop=e.value, lcb95=e.low, ucb95=e.high, axes={"a": axis}, probes={}, left_out=(),
+        drop=e.value, lcb95=e.low, ucb95=e.high, axes={"a": axis}, probes={},
         resolution=stats.z_value(0.95) * e.se, drawn=drawn,
     )  # fmt: skip
 

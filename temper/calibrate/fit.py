@@ -118,25 +118,24 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareFit:
-    """What two shares of replay say: drift = alone x (1 + gain x share)^-power."""
+    """What two shares of replay say: drift = alone / (1 + gain x share)."""
 
     alone: float
     """Drift without replay."""
     gain: float
     """How many times its own weight a share of replay counts."""
-    power: float
     sure: bool
     """Whether the difference between the two is beyond their noise."""
 
     def drift(self, share: float) -> float:
         """Expected drift of a share."""
-        return self.alone * (1 + self.gain * share) ** -self.power
+        return self.alone / (1 + self.gain * share)
 
     def needed(self, limit: float) -> float:
         """Smallest share whose expected drift is within the limit; may be above 1, where none does."""
         if self.alone <= limit:
             return 0.0
-        return ((self.alone / limit) ** (1 / self.power) - 1) / self.gain if self.gain > 0 else math.inf
+        return (self.alone / limit - 1) / self.gain if self.gain > 0 else math.inf
 
 
 def fit_basin(points: Sequence[Point], *, prior: float) -> Basin:
@@ -210,23 +209,23 @@ def choose_rate(basin: Basin, line: Line, *, prior: float, limit: float, length:
     )
 
 
-def fit_share(less: tuple[float, Point], more: tuple[float, Point], *, power: float = 1.0) -> ShareFit:
+def fit_share(less: tuple[float, Point], more: tuple[float, Point]) -> ShareFit:
     """The forgetting law through two shares of replay, the smaller first, everything else equal.
 
-    After Bethune et al. (2502.06042), where injected data act as additional parameters: drift^(-1/power) is linear in
-    the share. Where replay shows nothing beyond the noise, `sure` is False and the caller keeps what it had.
+    After Bethune et al. (2502.06042), where injected data act as additional parameters: 1 / drift is linear in the
+    share. Where replay shows nothing beyond the noise, `sure` is False and the caller keeps what it had.
     """
     (p, a), (q, b) = less, more
     assert 0 <= p < q, f"shares {p} and {q}"
     low, high = (max(point.drift, point.drift_error, 1e-6) for point in (a, b))
-    u, v = low ** (-1 / power), high ** (-1 / power)
+    u, v = 1 / low, 1 / high
     slope = (v - u) / (q - p)
     start = u - slope * p
     error = math.hypot(a.drift_error, b.drift_error)
     sure = a.drift - b.drift > error and start > 0
     if slope <= 0 or start <= 0:
-        return ShareFit(alone=low, gain=0.0, power=power, sure=False)
-    return ShareFit(alone=start**-power, gain=slope / start, power=power, sure=sure)
+        return ShareFit(alone=low, gain=0.0, sure=False)
+    return ShareFit(alone=1 / start, gain=slope / start, sure=sure)
 
 
 def _crossing(above: Array, share: float) -> float:

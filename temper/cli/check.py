@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from temper.cli import gate
 from temper.cli.advice import print_advice
 from temper.cli.backend import LazyBackend
 from temper.cli.console import console, print_json, say, table, waiting
+from temper.errors import TemperError
 
 if TYPE_CHECKING:
     from temper.data.datum import Datum
@@ -52,10 +54,9 @@ def check(
     from temper.run.estimate import estimate
     from temper.run.prepare import prepare
 
-    loaded = load(recipe, tuple(settings or ()))
     backend = LazyBackend()
-    with waiting() as progress:
-        prepared = prepare(loaded, backend, progress)
+    with _documented(as_json), waiting() as progress:
+        prepared = prepare(load(recipe, tuple(settings or ())), backend, progress)
         expected = estimate(prepared, backend, progress=progress)
         measured = stock.measure_base(prepared, backend, seconds=expected.exam_seconds, progress=progress)
         examined = gate.ask(prepared, backend, progress)
@@ -80,6 +81,20 @@ def check(
         gate.leave_filtered(examined, recipe)
         _refuse(examined)
     say(f"ready: temper run {recipe}", style="bold green")
+
+
+@contextmanager
+def _documented(as_json: bool) -> Iterator[None]:
+    """What is refused inside is one JSON document as well, for whoever reads nothing else."""
+    try:
+        yield
+    except TemperError as error:
+        if as_json:
+            from temper.data.lint import findings_in
+
+            found = [asdict(finding) for finding in findings_in(error)]
+            print_json({"verdict": "refused", "error": str(error), "findings": found})
+        raise
 
 
 def _refuse(examined: Examined | None) -> None:
@@ -114,16 +129,16 @@ def document(
             }
             for p in prepared.domain
         ],
-        "findings": [asdict(f) for i in prepared.inventories for f in i.findings],
+        "findings": [asdict(f) for f in prepared.findings()],
         "notices": list(prepared.notices()),
         "advice": asdict(advice),
         "estimate": asdict(expected),
     }
     if show:
         found["rows"] = [
-            {"row": d.row, "source": d.source, "tokens": len(d.tokens), "supervised": d.supervised,
+            {"stage": stage.id, "row": d.row, "source": d.source, "tokens": len(d.tokens), "supervised": d.supervised,
              "text": marked(pieces(prepared, d))}
-            for d in _first_rows(prepared, 0, show)
+            for index, stage in enumerate(prepared.resolved.stages) for d in _first_rows(prepared, index, show)
         ]  # fmt: skip
     return found
 
@@ -201,7 +216,7 @@ def _print_data(prepared: Prepared) -> None:
 def _print_remarks(prepared: Prepared) -> None:
     from temper.data.lint import as_text
 
-    for finding in (f for i in prepared.inventories for f in i.findings):
+    for finding in prepared.findings():
         say(as_text(finding), style="yellow")
     for notice in prepared.notices():
         say(f"note {notice}", style="yellow")

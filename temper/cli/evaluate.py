@@ -46,6 +46,8 @@ def evaluate(
     if as_json:
         print_json(document(found))
         return
+    if subject.is_base and subject.run is not None and other is None:
+        say(f"{model} kept its base, so there is nothing to compare; these are the base's values", style="yellow")
     _print(found)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from temper.cli.console import console, print_json, say, table
-from temper.errors import DataError, MachineError, RecipeError
+from temper.errors import DataError, RecipeError, writing
 from temper.events import Event, Rollout, RunStarted, StageStarted, read
 
 
@@ -57,7 +57,7 @@ def print_step(run: Path, events: Sequence[Event], step: str, *, as_json: bool) 
     stages = [e.stage for e in events if isinstance(e, StageStarted)]
     named, _, number = step.rpartition(":")
     stage = named or (stages[-1] if stages else "")
-    if stage not in stages or not number.isdigit() or int(number) < 1:
+    if stage not in stages or not number.isdecimal() or int(number) < 1:
         known = ", ".join(stages) or "none has begun"
         raise RecipeError(f"--step {step}: expected a step such as 12, or 01-sft:12; stages of this run: {known}")
     rows = trace.read(RunFolder(root=run).trace(stage), int(number))
@@ -104,15 +104,13 @@ def write_report(run: Path, events: Sequence[Event], others: Sequence[Path] = ()
         page = render_report(events, others=further, name=run.resolve().name, rollouts=read_rollouts(run))
     path = run / "report.html"
     part = run / f".report.{os.getpid()}.part"
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise MachineError(
-            f"{path}: could not be written ({error}); expected a writable folder with free space; free some "
-            f"space, then run `temper report {run}`"
-        ) from None
+    with writing(path, then=f"run `temper report {run}`"):
+        try:
+            part.write_text(page, encoding="utf-8")
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
     return path
 
 

@@ -179,7 +179,7 @@ def describe(event: Event) -> str:
             return f"{event.stage} step {event.step}: {event.rule} says {event.level}, {event.reason}"
         case Candidate() if event.split == "selection":
             able = "eligible" if event.eligible else "not eligible"
-            return f"{event.stage}: {position('', event.step, event.alpha)} is {able}, {event.reason}"
+            return f"{event.stage}: {position('', event.step, event.alpha, event.checkpoint)} is {able}, {event.reason}"
         case Choice():
             return f"{event.stage}: chosen {event.checkpoint}, {event.reason}"
         case RunFinished():

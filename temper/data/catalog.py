@@ -16,7 +16,6 @@ import hashlib
 import json
 import sys
 import tomllib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -115,7 +114,6 @@ class Source:
     """Of a package."""
     hub: hub_sample.HubSet | None = None
     """Of a data set on a hub."""
-    language: str = "en"
     optional: bool = False
     """True for rows that are mixed only where the recipe names the source; else its category brings it in."""
     members: tuple[str, ...] = ()
@@ -142,22 +140,6 @@ class Source:
         facts = [VERSION, archive, self.members, self.reader, self.half, self.limit, self.category, python]
         facts += [dataclasses.asdict(self.hub)] if self.hub else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
-    """A source with what is known of its size, and whether it can be read now."""
-
-    source: Source
-    ready: bool
-    rows: int | None
-    """After the cut and the decontamination; None where it was never measured."""
-    tokens: int | None
-    """Of rows to train on: tokens to learn, by the tokenizer of the built-in model."""
-    removed: int | None
-    """Rows dropped because a probe contains them."""
-    how: str
-    """How to get a source that is not ready, and what a run has without it; empty when it is ready."""
 
 
 def sources(*, optional: bool = False) -> Mapping[str, Source]:
@@ -190,11 +172,6 @@ def removed(name: str, *, local: Path | None = None) -> int:
     return cast("int", _load(source(name), local)["removed"])
 
 
-def removed_by(name: str, *, local: Path | None = None) -> Mapping[str, int]:
-    """The same by probe; a row that several contain counts for each."""
-    return cast("Mapping[str, int]", _load(source(name), local).get("removed_by", {}))
-
-
 def ready(name: str, *, local: Path | None = None) -> bool:
     """Whether a source can be read without a network: parsed before, its archive or copy at hand, or made here."""
     entry = source(name)
@@ -203,23 +180,6 @@ def ready(name: str, *, local: Path | None = None) -> bool:
     if entry.archive is None or _path(entry, local).is_file():
         return True
     return any((fetch.cache_dir() / "packages" / entry.archive.sha256[:16]).glob("*"))
-
-
-def describe(*, local: Path | None = None) -> list[Described]:
-    """Every source of the catalogue, optional ones too, with its size as measured once; reads no source."""
-    sizes = measured()
-    found: list[Described] = []
-    for name, entry in sources(optional=True).items():
-        size, there = sizes.get(name, {}), ready(name, local=local)
-        how = "" if there else how_to_get(name, local=local)
-        rows, tokens, dropped = (size.get(key) for key in ("rows", "tokens", "removed"))
-        found.append(Described(source=entry, ready=there, rows=rows, tokens=tokens, removed=dropped, how=how))
-    return found
-
-
-def measured() -> Mapping[str, Mapping[str, int]]:
-    """Rows, tokens and removed rows by source, as `scripts/make_catalogue.py` counted them."""
-    return json.loads(Path(__file__).with_name("catalog_sizes.json").read_text(encoding="utf-8"))["sources"]
 
 
 def how_to_get(name: str, *, local: Path | None = None) -> str:
@@ -237,11 +197,15 @@ def how_to_get(name: str, *, local: Path | None = None) -> str:
         how = f"{name}: made here at the first use"
     if entry.role != "train":
         return f"{how}. Without it probes that draw on it are left out, and rows are not checked against it"
-    there = [other.name for other in sources(optional=True).values()
-             if other.role == "train" and other.category == entry.category and other.name != name
-             and ready(other.name, local=local)]  # fmt: skip
-    has = f"has {', '.join(there)}" if there else "has no rows of the catalogue, only what the model writes itself"
-    return f"{how}. Without it the category {entry.category} {has}"
+    others = [other for other in sources(optional=True).values()
+              if other.role == "train" and other.category == entry.category and other.name != name]  # fmt: skip
+    # A category that no source brings in by itself brings in all of its own.
+    optional = any(not other.optional for other in others)
+    there = [s for s in others if s.reader != "chat_prompts" and ready(s.name, local=local)]
+    mixed = ", ".join(s.name for s in there if not (optional and s.optional))
+    by_name = ", ".join(s.name for s in there if optional and s.optional)
+    has = f"has {mixed}" if mixed else "has no rows of the catalogue, only what the model writes itself"
+    return f"{how}. Without it the category {entry.category} {has}{f'; by name there is {by_name}' if by_name else ''}"
 
 
 def untouched(rows: Sequence[Row]) -> list[Row]:
@@ -272,16 +236,11 @@ def _load(entry: Source, local: Path | None) -> Mapping[str, object]:
     path = _path(entry, local)
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    items, hits = _read(entry, local), {}
-    if entry.role == "train":
-        index = _all_probes()
-        touched = [index.holders(item) for item in items]
-        items = [item for item, by in zip(items, touched, strict=True) if not by]
-        hits = dict(sorted(Counter(name for by in touched for name in by).items()))
-        count = sum(map(bool, touched))
-    else:
-        count = 0
-    table = {"source": entry.name, "licence": entry.licence, "removed": count, "removed_by": hits, "items": items}
+    read = _read(entry, local)
+    index = _all_probes() if entry.role == "train" else None
+    items = [item for item in read if index is None or not index.holders(item)]
+    removed = len(read) - len(items)
+    table = {"source": entry.name, "licence": entry.licence, "removed": removed, "items": items}
     with fetch.replacing(path) as file:
         file.write(json.dumps(table, ensure_ascii=False).encode())
     return table

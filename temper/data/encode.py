@@ -217,11 +217,6 @@ class Guard:
             return {key: self.all_text(item, whose) for key, item in value.items()}
         return [self.all_text(item, whose) for item in value] if isinstance(value, list) else value
 
-    def special_in(self, text: str) -> str:
-        """The first special token that the text spells; "" for none."""
-        found = self._patterns["other"].search(text)
-        return found[0] if found else ""
-
 
 def any_of(words: Iterable[str]) -> re.Pattern[str]:
     """A pattern that finds any of the words, at one place the longest; quick for thousands of words."""

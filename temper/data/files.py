@@ -269,7 +269,10 @@ def _line(row: int, line: bytes) -> Record:
     except UnicodeDecodeError as error:
         return Record(row=row, problem=f"not UTF-8 text ({error.reason}); expected UTF-8; convert the file")
     try:
-        return _record(row, strict_json.parse(text))
+        value = strict_json.parse(text)
+        if not (isinstance(value, list) and row == 1):
+            return _record(row, value)
+        found = f"found a list of {len(value)} values (a JSON list belongs into a file named .json)"
     except json.JSONDecodeError as error:
         found = f"not JSON: {error.msg} at column {error.colno}"
         if row == 1 and text.lstrip().startswith("["):

@@ -88,11 +88,12 @@ class Length:
         """Refuses limits that are missing or exclude each other."""
         limits = {f.name: getattr(self, f.name) for f in fields(self)}
         if all(limit is None for limit in limits.values()):
-            raise ValueError(f"expected at least one of: {', '.join(limits)}; add `min_words: 5`")
+            raise ValueError(f"found no limit; expected at least one of: {', '.join(limits)}; add `min_words: 5`")
         for unit in ("words", "characters"):
             least, most = limits[f"min_{unit}"], limits[f"max_{unit}"]
             if least is not None and most is not None and least > most:
-                raise ValueError(f"expected min_{unit} <= max_{unit}, found {least} and {most}; correct one of them")
+                found = f"found min_{unit} {least} and max_{unit} {most}"
+                raise ValueError(f"{found}; expected min_{unit} <= max_{unit}; correct one of them")
 
     def rule(self) -> Rule:
         """The filter, ready to judge rows."""

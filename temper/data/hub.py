@@ -68,7 +68,8 @@ class HubData:
             )
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
             found = " ".join(str(error).split())[:400]
-            raise DataError(f"{self.path}: cannot be loaded: {found}; {FORM}; correct the name or the split") from None
+            do = "correct the name or the split, or run where the hub can be reached"
+            raise DataError(f"{self.path}: cannot be loaded: {found}; {FORM}; {do}") from None
         if self.split:
             return loaded
         splits = list(loaded)

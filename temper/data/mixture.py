@@ -5,7 +5,7 @@ as they have supervised tokens; step i takes from source s the rows that begin a
 share * size * (i + 1). So over any run of steps a source is off by less than one row, without drift, and step i needs
 no step before it: a run resumes from the index alone, and devices slice the list of the step. Rows of one `group` that
 stand side by side in a source are one unit, which is never divided. Pure: a function of the sources, the seed, the
-index and the size. Imports datum, registry, events and errors.
+index and the size. Imports datum, events and errors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from temper import registry
 from temper.data.datum import Counted, Datum, supervised_lengths
 from temper.errors import DataError
 from temper.events import Role
@@ -122,91 +121,6 @@ class Mixture:
             (long, f"rows longer than half a step of {size} supervised tokens: {long}; shares vary from step to step"),
         )
         return tuple(f"mixture: {text}" for found, text in told if found)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stock:
-    """What there is of one source, for dividing shares before anything is mixed."""
-
-    name: str
-    category: str
-    supervised: int
-    """Supervised tokens."""
-
-
-def by_source(share: float, from_: Mapping[str, float], stocks: Sequence[Stock]) -> dict[str, float]:
-    """Share of the whole of each source, where `from_` names categories or sources.
-
-    The part of a category is divided by tokens among its sources that are not named themselves.
-
-    Example: `from_` of {"code": 20, "mine.jsonl": 80}.
-    """
-    standing = members(from_, stocks)
-    tokens = {stock.name: stock.supervised for stock in stocks}
-    available = {name: sum(tokens[source] for source in sources) for name, sources in standing.items()}
-    known = dict.fromkeys(name for stock in stocks for name in (stock.category, stock.name))
-    parts = two_level(share, from_, {name: available.get(name, 0) for name in known})
-    return {
-        source: part * tokens[source] / available[name]
-        for name, part in parts.items()
-        for source in standing[name]
-        if tokens[source]
-    }
-
-
-def members(names: Iterable[str], stocks: Sequence[Stock]) -> dict[str, tuple[str, ...]]:
-    """The sources that each name stands for: the source of that name, or those of the category not named themselves."""
-    asked = tuple(names)
-    own = {stock.name for stock in stocks if stock.name in asked}
-    return {
-        name: (name,) if name in own else tuple(s.name for s in stocks if s.category == name and s.name not in own)
-        for name in asked
-    }
-
-
-def left_out(asked: Mapping[str, float], available: Mapping[str, int]) -> tuple[str, ...]:
-    """What a recipe's `from` does not mix, so that nothing is zero unsaid.
-
-    Args:
-        asked: Category or source -> weight.
-        available: Category or source -> supervised tokens there are of it.
-    """
-    unasked = ", ".join(f"{c} ({tokens} tokens)" for c, tokens in available.items() if tokens and not asked.get(c))
-    absent = ", ".join(f"{c} ({weight:g})" for c, weight in asked.items() if weight > 0 and not available.get(c))
-    told = (
-        (unasked, f"nothing is mixed of {unasked}; add a weight for what should be kept"),
-        (absent, f"there are no rows of {absent}; the others take over that part; add rows or remove the name"),
-    )
-    return tuple(f"replay.from: {text}" for found, text in told if found)
-
-
-def two_level(share: float, from_: Mapping[str, float], available: Mapping[str, int]) -> dict[str, float]:
-    """Shares of the whole by category: `share` divided in the proportions of `from_`.
-
-    A category of which there is nothing gives its part to the others in proportion and is missing from the answer.
-
-    Args:
-        share: Share of general data in the whole, in [0, 1].
-        from_: Category -> weight, in any unit, e.g. {"instruction": 45, "reasoning": 20}.
-        available: Category -> tokens there are of it, 0 for none.
-    """
-    if not 0 <= share <= 1:
-        raise DataError(f"replay.share: {share} is not in [0, 1]; write 0.25 for one supervised token in four")
-    for category, weight in from_.items():
-        if category not in available:
-            hint = registry.hint(category, available) or "correct the name"
-            known = ", ".join(available) or "none"
-            raise DataError(f"replay.from.{category}: no such category; expected one of {known}; {hint.strip()}")
-        if not (weight >= 0 and math.isfinite(weight)):
-            raise DataError(f"replay.from.{category}: {weight} is no weight; expected 0 or more; correct it")
-    usable = {category: weight for category, weight in from_.items() if weight > 0 and available[category] > 0}
-    if share and not usable:
-        raise DataError(
-            f"replay.from: {dict(from_)} names nothing that there is ({dict(available)} tokens available); "
-            f"expected at least one category with rows; name another or add rows"
-        )
-    total = sum(usable.values())
-    return {category: share * weight / total for category, weight in usable.items()} if share else {}
 
 
 class _Stream:

@@ -9,7 +9,10 @@ file's own, {completion: Antwort}. When it names every column that a shape needs
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from temper.data.files import Record
 from temper.data.shapes import Shape, known_shapes, renamed, shapes, specific
@@ -32,13 +35,16 @@ def recognise(where: str, sample: Sequence[Record], mapping: Mapping[str, str]) 
         mapping: Known column name -> the file's own.
     """
     names, where = column_names(sample), f"{where}:1"
+    if len(sample) == 1 and (rows_inside := _sideways(sample[0].fields)):
+        found = f"found one object with {rows_inside} values in each of its fields {', '.join(map(repr, names))}"
+        raise DataError(f"{where}: {found}; expected one object per row; write it so (pandas: orient='records')")
     pool = _meant(where, names, mapping)
     rows = [renamed(record.fields, mapping) for record in sample]
     filled = [{name for name, value in fields.items() if value is not None} for fields in rows]
     # A column of nulls has no meaning; but if nothing else is there, its rows shall be told.
     fitting = _fitting(pool, rows, filled) or _fitting(pool, rows, [set(fields) for fields in rows])
     if not fitting:
-        raise DataError(f"{where}: {_unknown(names, mapping)}")
+        raise DataError(f"{where}: {_wrapped(sample) or _unknown(names, mapping)}")
     if len(fitting) > 1:
         raise DataError(f"{where}: {_choices(fitting, sample, filled, mapping)}")
     return next(iter(fitting))
@@ -105,7 +111,31 @@ def _choices(
 
 
 def _line(columns: Sequence[str], mapping: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"{c}: {mapping.get(c, c)}" for c in columns) + "}"
+    return "{" + ", ".join(f"{c}: {_name(mapping.get(c, c))}" for c in columns) + "}"
+
+
+def _name(column: str) -> str:
+    """A column's name as the recipe has to write it: in quotes where YAML would read something else."""
+    return column if re.fullmatch(r"[^\W\d][\w.-]*( [\w.-]+)*", column) else json.dumps(column, ensure_ascii=False)
+
+
+def _sideways(fields: Mapping[str, object]) -> int:
+    """How many rows a single object holds column by column, as pandas writes them if not told otherwise; mostly 0."""
+    columns = list(fields.values())
+    if all(isinstance(c, dict) and c and list(c) == [str(n) for n in range(len(c))] for c in columns):
+        return len(cast("dict[str, object]", columns[0])) if columns else 0
+    lists = [c for c in columns if isinstance(c, list) and len(c) > 1 and not any(isinstance(v, dict) for v in c)]
+    return len(lists[0]) if lists and len(lists) == len(columns) and len({len(c) for c in lists}) == 1 else 0
+
+
+def _wrapped(sample: Sequence[Record]) -> str:
+    """What to say of a single object that holds the rows in one of its fields; empty for anything else."""
+    fields = sample[0].fields if len(sample) == 1 else {}
+    for name, value in fields.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            found = f"found one object with {len(value)} objects in its field {name!r}"
+            return f"{found}; expected the rows themselves; write that list alone into the file"
+    return ""
 
 
 def _unknown(names: Sequence[str], mapping: Mapping[str, str]) -> str:
@@ -116,12 +146,12 @@ def _unknown(names: Sequence[str], mapping: Mapping[str, str]) -> str:
         guesses = dict(mapping)
         for column in shape.columns:
             free = [name for name in found if name not in guesses.values()]
-            near = [column] if column in free else difflib.get_close_matches(column, free, n=1, cutoff=0.7)
+            near = [column] if column in free else difflib.get_close_matches(column, free, n=1, cutoff=0.75)
             near = near or [name for name in free if name.lower() in (column, *SYNONYMS.get(column, ()))]
             if column not in guesses and near:
                 guesses[column] = near[0]
-        renamings = [f"{column}: {own}" for column, own in guesses.items() if column != own]
-        if set(shape.columns) <= set(guesses) and renamings:
+        renamings = [f"{column}: {_name(own)}" for column, own in guesses.items() if column != own]
+        if set(shape.columns) <= set(guesses) and renamings and guesses != mapping:
             hints = ", ".join(renamings)
             break
     listed = ", ".join(map(repr, names)) or "none"

@@ -63,6 +63,8 @@ class Renderer:
         self._encoder.cut_at(self._template.marks)
         self.template = self._template.name
         self.notice = self._template.notice
+        self.thinks = self._template.thoughts != "none"
+        """Whether a reply can be thought out aloud."""
         self.end_tokens: Tokens = self._find_ends(ends)
         texts = tokenizer.convert_ids_to_tokens(list(self.end_tokens))
         self.document_end = self._find_document_end()
@@ -94,16 +96,19 @@ class Renderer:
         parts = (str(RULES), vocabulary, names, *self._template.fingerprint_parts(), *ends)
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def prompt(self, messages: Sequence[Message], *, tools: str = "", thinking: bool | None = None) -> Tokens:
+    def prompt(
+        self, messages: Sequence[Message], *, tools: str = "", thinking: bool | None = None, where: str = "prompt"
+    ) -> Tokens:
         """Tokens that generation starts from.
 
         Args:
             messages: The last is not the assistant's.
             tools: A JSON list of function descriptions; "" for none.
             thinking: In place of the renderer's own switch.
+            where: file:row for messages.
         """
         thinks = self._template.thinking if thinking is None else thinking
-        conversation = self._template.read(messages, tools=tools, thinking=thinks)
+        conversation = self._template.read(messages, tools=tools, thinking=thinks, where=where)
         text = self._template.write(conversation, prompt=True)
         check_written(self._template, conversation, text)
         return tuple(self._begin(self._encoder.encode(text)))
@@ -131,7 +136,7 @@ class Renderer:
         (rendered,) = self._encode([layout], whole=True)
         learnt = max(i for i, learn in enumerate(rendered.mask) if learn) + 1
         if max_length is not None and learnt > max_length:
-            raise _too_long(where, learnt, max_length)
+            raise _too_long(where, rendered.mask, learnt, max_length)
         return Rendered(tokens=rendered.tokens[:max_length], mask=rendered.mask[:max_length])
 
     def text(self, text: str) -> Tokens:
@@ -148,13 +153,6 @@ class Renderer:
         """
         words = [token for token in tokens if token not in self.end_tokens]
         return self.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def special_in(self, text: str) -> str:
-        """The first special token that the text spells, "" for none.
-
-        In a turn it is encoded as the plain text that it is. Mostly it is a sign of rows that were rendered before.
-        """
-        return self._template.guard.special_in(text)
 
     def datum(
         self,
@@ -302,12 +300,18 @@ def _end(found: Layout, *, whole: bool) -> Iterable[int]:
 
 def _datum(row: Row, rendered: Rendered, source: str, term: str, max_length: int | None) -> Datum | DataError:
     if max_length is not None and len(rendered.tokens) > max_length:
-        return _too_long(row.origin, len(rendered.tokens), max_length)
+        return _too_long(row.origin, rendered.mask, len(rendered.tokens), max_length)
     weights = tuple(map(float, rendered.mask[1:]))
     return Datum(tokens=rendered.tokens, weights={term: weights}, source=source, row=row.origin)
 
 
-def _too_long(where: str, tokens: int, max_length: int) -> DataError:
+def _too_long(where: str, mask: Sequence[bool], tokens: int, max_length: int) -> DataError:
+    """The refusal of a row of which something to learn is beyond the length, or everything is."""
+    if True not in mask[:max_length]:
+        return DataError(
+            f"{where}: a prompt of {mask.index(True)} tokens; expected fewer than {max_length} (max_length), else none "
+            f"of the answer fits; raise max_length, or shorten or delete the row"
+        )
     return DataError(
         f"{where}: {tokens} tokens up to the last one to learn; expected at most {max_length} (max_length), else the "
         f"answer is cut; raise max_length, or shorten or delete the row"

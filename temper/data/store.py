@@ -121,14 +121,14 @@ class TokenStore(Sequence[Datum]):
         term: Objective term that the weights belong to.
     """
 
-    def __init__(self, folder: Path, *, path: Path, source: str, term: str = "ce", chosen: Array | None = None) -> None:
+    def __init__(self, folder: Path, *, path: Path, source: str, term: str = "ce") -> None:
         self.folder, self.source, self.term = folder, source, term
         self.meta = read_meta(folder)
         self._path = path
         self._tokens = _mapped(folder / "tokens", "uint32" if self.meta.wide else "uint16")
         self._columns = {name: _mapped(folder / name, kind) for name, kind in TYPES.items()}
         self._names = tuple(name.replace(HERE, str(path), 1) for name in self.meta.names)
-        self._chosen = self.kept if chosen is None else chosen
+        self._chosen = self.kept
 
     def __len__(self) -> int:
         return len(self._columns["supervised"]) if self._chosen is None else len(self._chosen)
@@ -141,13 +141,7 @@ class TokenStore(Sequence[Datum]):
         return item(index, len(self), self._datum)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (self.folder, self._path, self.source, self.term, self._chosen)
-
-    def select(self, indices: Sequence[int] | Array) -> TokenStore:
-        """Only these rows, in this order; nothing is copied."""
-        picked = np.asarray(indices, dtype=np.int64)
-        chosen = picked if self._chosen is None else np.asarray(self._chosen)[picked]
-        return TokenStore(self.folder, path=self._path, source=self.source, term=self.term, chosen=chosen)
+        return _opened, (self.folder, self._path, self.source, self.term)
 
     @cached_property
     def supervised(self) -> Array:
@@ -173,11 +167,6 @@ class TokenStore(Sequence[Datum]):
     def kept(self) -> Array | None:
         """Indices of the rows that filters left, among all that were written; None if they left all."""
         return self._columns["kept"] if (self.folder / "kept").exists() else None
-
-    @property
-    def tokens_total(self) -> int:
-        """Tokens of all rows."""
-        return int(self.lengths.sum())
 
     @property
     def longest(self) -> int:
@@ -341,8 +330,8 @@ def _is_at(handle: int, path: Path) -> bool:
         return False
 
 
-def _opened(folder: Path, path: Path, source: str, term: str, chosen: Array | None) -> TokenStore:
-    return TokenStore(folder, path=path, source=source, term=term, chosen=chosen)
+def _opened(folder: Path, path: Path, source: str, term: str) -> TokenStore:
+    return TokenStore(folder, path=path, source=source, term=term)
 
 
 def _mapped(path: Path, kind: str) -> Array:

@@ -49,6 +49,14 @@ TOOL: Mapping[str, Any] = {
 """A tool to try a template with."""
 
 
+def split_thought(text: str) -> tuple[str, str]:
+    """A reply as its thought and what is said after it; a thought that has not ended leaves nothing said."""
+    before, closed, after = text.rpartition(CLOSE)
+    if closed:
+        return before.replace(OPEN, "", 1).strip(), after.strip()
+    return (text.strip().removeprefix(OPEN).strip(), "") if text.lstrip().startswith(OPEN) else ("", text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
     """What a chat template gets to see."""

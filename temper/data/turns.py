@@ -36,10 +36,21 @@ def written(value: Any) -> str:
     if isinstance(value, str):
         return value
     try:
-        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+        # Older tools write text into columns of bytes.
+        return value.decode() if isinstance(value, bytes) else json.dumps(
+            value, ensure_ascii=False, default=_plain, allow_nan=False
+        )  # fmt: skip
+    except UnicodeDecodeError as error:
+        found = f"found bytes that are not UTF-8 text ({error.reason})"
+        raise ValueError(f"{found}; expected text; write the column as text") from None
     except ValueError:
         found = f"found {reprlib.repr(value)}, which holds a number that is not finite"
         raise ValueError(f"{found}; expected JSON; write null where a value is missing") from None
+
+
+def _plain(value: Any) -> str:
+    """What JSON has no form for, such as a date, as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def listed(value: Any, column: str) -> Any:

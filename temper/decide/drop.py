@@ -38,26 +38,12 @@ class ProbeDrop:
     """One probe before and now."""
 
     axis: str
-    base: float
-    """Bits per byte for loss, else the mean score."""
-    now: float
     drop: float | None
     """Share of the base's level that is gone (negative: gained); None when the probe is not counted."""
     lcb95: float | None
     """One-sided lower bound of `drop`."""
     ucb95: float | None
     """One-sided upper bound of `drop`."""
-    hard_base: float | None
-    """Accuracy or pass rate before; None for loss probes."""
-    hard_now: float | None
-    """The same now."""
-    lost: int
-    """Items right before and wrong now (1 -> 0)."""
-    won: int
-    """Items wrong before and right now (0 -> 1)."""
-    churn: float
-    """How many changes in either direction guessing alone would make (an upper estimate, see stats.transitions)."""
-    items: int
     counted: bool
     """Whether it enters its axis."""
     why: str
@@ -92,8 +78,6 @@ class Drop:
     """The drop is below this with the same confidence."""
     axes: Mapping[str, AxisDrop]
     probes: Mapping[str, ProbeDrop]
-    left_out: tuple[str, ...]
-    """Probes that are shown and not counted."""
     resolution: float
     """Smallest drop that these items can tell from none: 1.645 standard errors. 0 for a model equal to the base."""
     drawn: stats.Drawn = field(compare=False, repr=False)
@@ -133,7 +117,6 @@ def general_drop(
         ucb95=overall.high,
         axes={axis: _axis_drop(drawn, counted[axis]) for axis, drawn in found.axes.items()},
         probes={p.base.probe: _probe_drop(p, found.probes.get(p.base.probe)) for p in pairs},
-        left_out=tuple(p.base.probe for p in pairs if p.left_out),
         resolution=stats.z_value(0.95) * overall.se,
         drawn=found.overall,
     )
@@ -162,20 +145,11 @@ def _counts(p: Pair, axis: str) -> bool:
 
 def _probe_drop(p: Pair, drawn: stats.Drawn | None) -> ProbeDrop:
     estimate = drawn.estimate() if drawn is not None else None
-    base, now, moved = p.base, p.now, p.moved
     return ProbeDrop(
-        axis=base.axis,
-        base=base.value,
-        now=now.value,
+        axis=p.base.axis,
         drop=estimate.value if estimate else None,
         lcb95=estimate.low if estimate else None,
         ucb95=estimate.high if estimate else None,
-        hard_base=sum(base.hard) / len(base.hard) if base.hard else None,
-        hard_now=sum(now.hard) / len(now.hard) if now.hard else None,
-        lost=moved.lost if moved else 0,
-        won=moved.won if moved else 0,
-        churn=moved.churn if moved else 0.0,
-        items=len(base.ids),
         counted=drawn is not None,
         why=p.why,
     )

@@ -58,7 +58,7 @@ def measure(evidence: Evidence, *, high: float, failed: float) -> Figures:
     graded = evidence.graded
     tries = [t for task in evidence.tried for t in task.tries]
     fewest = min((len(t.rewards) for t in graded), default=0)
-    passes = [sum(r >= evidence.pass_mark - SAME for r in t.rewards) for t in graded]
+    passes = [sum(r >= 1.0 - SAME for r in t.rewards) for t in graded]
     counts = Counter(passes)
     seconds = sorted(t.seconds for t in tries)
     outcomes = Counter(t.outcome for t in tries)

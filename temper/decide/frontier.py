@@ -20,6 +20,8 @@ from temper.decide.joint import Tried, joint_shares, upper_bound
 from temper.events import Measurement, RunVerdict, Split
 
 Prefer = Literal["domain", "general"]
+BITS_SAVED = "bits saved on held-out text"
+"""What the domain score is where held-out text alone is the exam: 10 % where it takes a tenth less than by the base."""
 Floors = Mapping[str, float]
 """axis -> the largest drop of that ability that is accepted."""
 
@@ -34,6 +36,15 @@ class Aim:
     """Domain score that it has to beat: that of the model the stage started from."""
     prefer: Prefer = "domain"
     floors: Floors = field(default_factory=dict)
+    start: str = "the base"
+    """The model the stage started from, in words."""
+    measure: str = "domain"
+    """What the domain score is a share of, in words; see `BITS_SAVED`."""
+
+    @property
+    def score(self) -> str:
+        """The domain score as a noun."""
+        return "domain score" if self.measure == "domain" else f"share of {self.measure}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,14 +206,14 @@ def choose(points: Sequence[Point], aim: Aim, *, stopped: bool = False) -> Selec
             close = [one for one in able if not worse(one.point, best.point)]
             taken = min(close, key=lambda one: (_drop(one.point), -one.point.domain))
         reason = _why_chosen(taken, best, len(able), aim)
-        rest = tuple(_passed_over(one, taken, aim.prefer) for one in judged if one is not taken)
+        rest = tuple(_passed_over(one, taken, aim) for one in judged if one is not taken)
         return Selection(point=taken.point, verdict="improved", reason=reason, not_taken=rest)
     verdict: RunVerdict = "stopped" if stopped else "kept-base"
-    head = "the guard stopped the stage and the base is kept" if stopped else "the base is kept"
+    head = f"the guard stopped the stage and {aim.start} is kept" if stopped else f"{aim.start} is kept"
     return Selection(
         point=None,
         verdict=verdict,
-        reason=f"{head}: {_why_not(judged, aim.base_domain)}",
+        reason=f"{head}: {_why_not(judged, aim)}",
         not_taken=tuple(NotTaken(point=one.point, reason=one.refusal, able=False) for one in judged),
     )
 
@@ -268,9 +279,16 @@ def _in_question(point: Point, screened: Drop, aim: Aim) -> bool:
     return point.domain > aim.base_domain and screened.lcb95 <= aim.tolerance
 
 
+def not_better(point: Point, aim: Aim) -> str:
+    """That a candidate does not beat the start of its stage; empty where it does."""
+    if point.domain > aim.base_domain:
+        return ""
+    return f"{aim.measure} {percent(point.domain)} does not beat {aim.start}'s {percent(aim.base_domain)}"
+
+
 def _refusal(point: Point, bound: float, aim: Aim) -> str:
-    if point.domain <= aim.base_domain:
-        return f"domain {percent(point.domain)} does not beat the base's {percent(aim.base_domain)}"
+    if beaten := not_better(point, aim):
+        return beaten
     if point.drop is None:
         return "its general drop was not measured"
     keeps, why = eligible(point.drop, aim.tolerance, aim.floors)
@@ -304,42 +322,42 @@ def _why_chosen(taken: Judged, best: Judged, count: int, aim: Aim) -> str:
     assert point.drop is not None
     among = "the only candidate that keeps" if count == 1 else f"the best of {count} candidates that keep"
     if taken is not best:
-        among = f"not surely below the best domain score, {percent(best.point.domain)}, with the smallest drop of those"
+        among = f"not surely below the best {aim.score}, {percent(best.point.domain)}, with the smallest drop of those"
         among += " that keep"
     allowing = ""
     if percent(taken.bound) != percent(point.drop.ucb95):
         allowing = f"; at most {percent(taken.bound)} allowing for the choice"
     found = f"; but {point.collapsed}" if point.collapsed else ""
     return (
-        f"{point.name} is {among} the tolerance and beats the base: domain {percent(aim.base_domain)} -> "
+        f"{point.name} is {among} the tolerance and beats {aim.start}: {aim.measure} {percent(aim.base_domain)} -> "
         f"{percent(point.domain)}, {eligible(point.drop, aim.tolerance)[1]}{allowing}{found}"
     )
 
 
-def _passed_over(one: Judged, taken: Judged, prefer: Prefer) -> NotTaken:
+def _passed_over(one: Judged, taken: Judged, aim: Aim) -> NotTaken:
     reason = one.refusal
     if not reason and one.point.domain < taken.point.domain:
-        reason = f"domain {percent(one.point.domain)} is below the chosen one's {percent(taken.point.domain)}"
-    elif not reason and (prefer == "general" or one.point.domain == taken.point.domain):
+        reason = f"{aim.measure} {percent(one.point.domain)} is below the chosen one's {percent(taken.point.domain)}"
+    elif not reason and (aim.prefer == "general" or one.point.domain == taken.point.domain):
         drops = f"{percent(_drop(one.point))} is not below the chosen one's {percent(_drop(taken.point))}"
         reason = f"general drop {drops}"
     return NotTaken(point=one.point, reason=reason, able=not one.refusal)
 
 
-def _why_not(judged: Sequence[Judged], base_domain: float) -> str:
+def _why_not(judged: Sequence[Judged], aim: Aim) -> str:
     """What stood in the way of every candidate, by the one that came closest."""
     if not judged:
         return "the stage left no candidate"
     better = [one for one in judged if one.better]
     confirmed = [one for one in better if one.point.confirmed]
     best = min(confirmed or better or judged, key=lambda one: by_domain(one.point))
-    reaches = f"{best.point.name} reaches domain {percent(best.point.domain)}"
+    reaches = f"{best.point.name} reaches {aim.measure} {percent(best.point.domain)}"
     if confirmed:
         return f"no candidate keeps the tolerance; {reaches}, but {best.refusal}"
     if better:
         return f"no candidate was confirmed; {reaches}, but was {best.refusal}"
     score = percent(best.point.domain)
-    return f"no candidate beats the base's domain score of {percent(base_domain)}; the best is {score}"
+    return f"no candidate beats {aim.start}'s {aim.score} of {percent(aim.base_domain)}; the best is {score}"
 
 
 def _drop(point: Point) -> float:

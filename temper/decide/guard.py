@@ -180,7 +180,7 @@ def _judge(drop: Drop, findings: Sequence[_Finding], *, tolerance: float) -> tup
     whole, parts = findings[0], findings[1:]
     allowed = f"tolerance {percent(tolerance)}"
     end = whole.at_end
-    expected = f"; {percent(end.drop)} expected at the end ({percent(end.low)} to {percent(end.high)})" if end else ""
+    expected = f"; {_expected(end)}" if end else ""
     if whole.hopeless:
         found = f"general abilities {_moved(whole.drop)}, by {percent(whole.low)} at least"
         return "stop", f"{found} ({allowed}), {_left(whole)}{expected}; worst is {_worst(drop)}"
@@ -189,8 +189,8 @@ def _judge(drop: Drop, findings: Sequence[_Finding], *, tolerance: float) -> tup
         found = f"{part.name} {_moved(part.drop)}, by {percent(part.low)} at least"
         found += f", more than an ability alone may, {percent(part.limit)}"
         return "stop", f"{found} ({allowed}), {_left(part)}; general abilities as a whole {_moved(drop.drop)}"
-    found = f"general abilities {_moved(drop.drop)}, between {percent(drop.lcb95)} and {percent(drop.ucb95)}"
-    found += f" ({allowed})"
+    low, high = _ends(drop.drop, drop.lcb95, drop.ucb95)
+    found = f"general abilities {_moved(drop.drop)}, between {percent(low)} and {percent(high)} ({allowed})"
     if whole.proven or part.proven:
         name = "" if whole.proven else f"{part.name} {_moved(part.drop)}, "
         back = f"{name}too much for sure, but a falling learning rate may give it back"
@@ -211,9 +211,22 @@ def _moved(drop: float) -> str:
     return f"dropped by {percent(drop)}" if drop >= 0 else f"rose by {percent(-drop)}"
 
 
+def _ends(drop: float, low: float, high: float) -> tuple[float, float]:
+    """The bounds of a drop; of one that is a rise, those of the rise."""
+    return (low, high) if drop >= 0 else (-high, -low)
+
+
+def _expected(end: Forecast) -> str:
+    low, high = _ends(end.drop, end.low, end.high)
+    name = "" if end.drop >= 0 else "a rise of "
+    return f"{name}{percent(abs(end.drop))} expected at the end ({percent(low)} to {percent(high)})"
+
+
 def _worst(drop: Drop) -> str:
     axis = drop.axes[drop.worst]
-    return f"{drop.worst}, {percent(axis.drop)} ({percent(axis.lcb95)} to {percent(axis.ucb95)})"
+    low, high = _ends(axis.drop, axis.lcb95, axis.ucb95)
+    name = "" if axis.drop >= 0 else "which rose by "
+    return f"{drop.worst}, {name}{percent(abs(axis.drop))} ({percent(low)} to {percent(high)})"
 
 
 def _remarks(drop: Drop) -> str:

@@ -16,9 +16,9 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 from temper.events import Health, Level, Measurement, RolloutStep, Step
+from temper.stats import z_value
 from temper.stats.drop import percent
 
 WINDOW = 5
@@ -185,7 +185,7 @@ def _apart(
     if len(looks) < 3:
         return None
     pairs = len(looks) * (len(looks) - 1) // 2
-    z = NormalDist().inv_cdf(1.0 - ERROR_RATE / pairs)  # the best look was picked among all, again at every look
+    z = z_value(1.0 - ERROR_RATE / pairs)  # the best look was picked among all, again at every look
     change = _change(looks[0], looks[-1], z)
     from_best = min((_change(look, looks[-1], z) for look in looks[:-1]), key=lambda c: c.high)
     gain, where = gained(steps, looks)

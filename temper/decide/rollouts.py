@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 GRADED, UNPARSABLE, ERRORED, TRUNCATED = "graded", "unparsable", "errored", "truncated"
 SAME = 1e-6
 """Rewards no further apart are the same."""
-TRICKS = ("empty", "constant", "copied-prompt", "format-only")
-"""Replies that deserve nothing: no text; one reply to every task; the prompt; the form of an answer without content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +47,8 @@ class Tried:
     repeats: tuple[float, ...] = ()
     """Differences of the reward between two gradings of one and the same reply."""
     tricks: Mapping[str, float] = field(default_factory=dict)
-    """Reward by name of a trick, see `TRICKS`."""
+    """Reward of replies that deserve nothing: `empty` has no text, `constant` is one reply to every task,
+    `copied-prompt` the prompt, `format-only` the form of an answer without content."""
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -66,8 +65,6 @@ class Evidence:
     """Rollouts per prompt that training will take."""
     total: int
     """Tasks there are, of which `tried` is a random sample."""
-    pass_mark: float = 1.0
-    """Reward from which a reply passes."""
     played: bool = False
     """Whether an environment plays, whose episodes are cut after some turns as well."""
     exam: str = ""
@@ -88,8 +85,3 @@ class Evidence:
     def graded(self) -> tuple[Tried, ...]:
         """Tasks with at least one graded reply."""
         return tuple(t for t in self.tried if t.rewards)
-
-
-def scaled(value: float, *, low: float, high: float) -> float:
-    """A reward on the scale 0 to 1, from the least and the most that it declares to give."""
-    return (value - low) / (high - low)

@@ -19,7 +19,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -107,7 +106,7 @@ def _share(mean: float, variance: float, *, tasks: int, most: int) -> Share:
     effective = float(tasks)
     if tasks > 1 and 0.0 < mean < 1.0:
         effective = min(mean * (1.0 - mean) / variance, float(most)) if variance > 0 else float(tasks)
-        effective *= (_normal() / _student(tasks - 1)) ** 2
+        effective *= (stats.z_value(0.5 + CONFIDENCE / 2) / _student(tasks - 1)) ** 2
     trials = max(1, round(effective))
     interval = stats.wilson(min(1.0, max(0.0, mean)) * trials, trials, confidence=CONFIDENCE)
     return Share(value=mean, low=min(interval.low, mean), high=max(interval.high, mean))
@@ -273,11 +272,7 @@ def _fitted(counts: _Counts, group_size: int, weights: Array) -> Array:
     return (_expected(counts, group_size, a, b) * weights).sum(axis=1) / weights.sum(axis=1)
 
 
-def _normal() -> float:
-    return NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
-
-
 def _student(freedom: int) -> float:
     """Two-sided quantile of Student's distribution (Cornish and Fisher's expansion; 2 % low at four degrees)."""
-    z = _normal()
+    z = stats.z_value(0.5 + CONFIDENCE / 2)
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

@@ -233,6 +233,8 @@ class Candidate(Event):
     """`quick` when only screened with the small suite, `selection` when confirmed with the whole one."""
     eligible: bool
     reason: str
+    exams: tuple[str, ...] = ()
+    """Names of the domain probes that `domain` is the mean of: stages of one run may be judged by different ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

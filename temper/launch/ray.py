@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import math
 import socket
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -30,11 +31,10 @@ class RayLauncher:
         """
         self._ray = _connect(address)
         self.workers = workers or max(1, len(self._ray.nodes()))
-        there = self._ray.cluster_resources()
-        cores = max(1.0, there.get("CPU", 1.0) // self.workers)
-        # Ray hides the GPUs from a task that asks for none; it counts in ten-thousandths, and a run uses one at most.
-        gpus = min(1.0, math.floor(1e4 * there.get("GPU", 0.0) / self.workers) / 1e4)
-        self._task = self._ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(run_until)
+        cluster = self._ray.cluster_resources()
+        task = self._ray.remote(num_cpus=cores_of(cluster, self.workers), num_gpus=gpus_of(cluster, self.workers),
+                                max_retries=0)  # fmt: skip
+        self._task = task(run_until)
         self._closing = False
 
     def submit(self, job: Job) -> Future[Ended]:
@@ -58,6 +58,19 @@ class RayLauncher:
         """Leaves the cluster, which ends the tasks of this driver; a run that was ended goes on by the same command."""
         self._closing = True
         self._ray.shutdown()
+
+
+def cores_of(cluster: Mapping[str, float], workers: int) -> float:
+    """Cores of one of so many jobs at once."""
+    return max(1.0, cluster.get("CPU", 1.0) // workers)
+
+
+def gpus_of(cluster: Mapping[str, float], workers: int) -> float:
+    """GPUs of one of them: one, or a part of one where there are fewer than jobs. Ray hides those not asked for.
+
+    Parts are counted in ten-thousandths, as Ray does, and rounded down, so that the jobs find room together.
+    """
+    return min(1.0, math.floor(1e4 * cluster.get("GPU", 0.0) / workers) / 1e4)
 
 
 def _connect(address: str) -> Any:

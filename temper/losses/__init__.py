@@ -23,7 +23,7 @@ def ce(x: TokenView) -> Array:
 
 
 def kl(x: TokenView) -> Array:
-    """Divergence from the stage's start: holds the model's own distribution on general text, whatever the text says."""
+    """Divergence from the stage's start: holds the model's own distribution, whatever a text or a reply says."""
     return (x.divergence * x.weight).sum()
 
 
@@ -31,9 +31,7 @@ LOSSES: Mapping[str, Loss] = {
     "ce": Loss(function=ce, per="token", linear=True),
     "chosen": Loss(function=ce, per="token", linear=True),
     "kl": Loss(function=kl, per="token", needs_start=True, rows_return=True, linear=True),
-    "start_kl": Loss(
-        function=policy.start_kl, per="token", needs_start=True, linear=True, figures=policy.start_kl_figures
-    ),
+    "start_kl": Loss(function=kl, per="token", needs_start=True, linear=True, figures=policy.start_kl_figures),
     "pg": Loss(function=policy.pg, per="token", figures=policy.pg_figures),
     "grpo": Loss(function=policy.grpo, per="sequence", figures=policy.grpo_figures),
     "dr_grpo": Loss(function=policy.dr_grpo, per="sequence", figures=policy.grpo_figures),

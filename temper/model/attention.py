@@ -131,7 +131,7 @@ def attend(
         [T, heads, d]
     """
     factor = float(query.shape[-1]) ** -0.5 if scale is None else scale
-    if layout.cache is not None and layout.roots.width == 1:
+    if layout.cache is not None and layer in layout.cache.keys:  # filled by the prompts, of one token at least
         return _decode(query, key, value, layout.cache, layer, factor, window)
     if layout.spans is not None:
         return _over_spans(query, key, value, layout.spans, factor, window)

@@ -8,7 +8,7 @@ products that are needed (none for frozen weights, none for an input that does n
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,12 @@ from temper.model.fourbit import dense
 ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
 _ASIDE = "temper_set_aside"
+_FOREIGN: Mapping[str, str] = {
+    "use_dora": "with magnitudes", "bias": "with biases", "lora_bias": "with biases",
+    "modules_to_save": "with whole layers", "trainable_token_indices": "with token embeddings",
+    "alora_invocation_tokens": "that begins at a token",
+}  # fmt: skip
+"""What peft can put beside the two factors, and `_forward` would leave out without a word; by its configuration."""
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int = 0) -> None:
@@ -85,6 +91,12 @@ def read_config(folder: Path) -> LoraConfig:
             "check the folder or train again"
         ) from None
     config.inference_mode = False
+    for field, kind in _FOREIGN.items():
+        if getattr(config, field, None) not in (None, False, "none", [], {}):
+            raise CheckpointError(
+                f"{folder}: an adapter {kind} ({field}), which is computed in another way than B A x; expected a plain"
+                " LoRA adapter; merge it into its base with peft (merge_and_unload) and name that folder"
+            )
     return config  # pyright: ignore[reportReturnType]
 
 

@@ -209,8 +209,6 @@ class Tuning:
     """Who or what decided about it."""
     can_compile: bool = False
     """Whether elementwise kernels could be compiled here."""
-    rates: Mapping[int, float] = field(default_factory=dict)
-    """Floating-point operations per second by number of threads, where they were timed."""
 
 
 class Backend(Protocol):

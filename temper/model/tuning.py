@@ -43,11 +43,11 @@ def tune(threads: int | None = None, precision: Precision | None = None) -> Tuni
     """
     device = load.best_device()
     os.environ.setdefault(*CAPACITY)  # read when the first product is computed
-    number, why, rates = _threads(threads)
+    number, why = _threads(threads)
     kind, why_kind = _precision(precision) if device.type == "cpu" else ("float32", "a GPU has weights in bfloat16")
     torch.set_float32_matmul_precision(NAMES[kind])
     return Tuning(
-        threads=number, reason=why, rates=rates, precision=kind, why_precision=why_kind,
+        threads=number, reason=why, precision=kind, why_precision=why_kind,
         can_compile=kernels.can_compile(device),
     )  # fmt: skip
 
@@ -91,16 +91,19 @@ def rounds(rates: Mapping[Precision, float]) -> bool:
     return rates["bfloat16"] >= ROUNDED_GAIN * rates["float32"]
 
 
-def _threads(asked: int | None) -> tuple[int, str, Mapping[int, float]]:
-    """Number, who or what decided, and what was timed."""
+def _threads(asked: int | None) -> tuple[int, str]:
+    """Number, and who or what decided."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     if asked is None and named.isdigit() and int(named) > 0:
-        return torch.get_num_threads(), "OMP_NUM_THREADS", {}
-    rates = measure(_numbers(os.cpu_count() or 1)) if asked is None else {}
-    number = fastest(rates) if asked is None else asked
+        return torch.get_num_threads(), "OMP_NUM_THREADS"
+    if asked is not None:
+        torch.set_num_threads(asked)
+        return asked, "the recipe"
+    rates = measure(_numbers(os.cpu_count() or 1))
+    number = fastest(rates)
     torch.set_num_threads(number)
     told = ", ".join(f"{n}: {rate / 1e9:.0f}" for n, rate in sorted(rates.items()))
-    return number, f"products timed here, GFLOP/s by threads: {told}" if rates else "the recipe", rates
+    return number, f"products timed here, GFLOP/s by threads: {told}"
 
 
 def _precision(asked: Precision | None) -> tuple[Precision, str]:

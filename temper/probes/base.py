@@ -217,8 +217,12 @@ def prompt_of(item: Item) -> str:
 
 
 def prompt_tokens(renderer: Renderer, item: Item) -> Tokens:
-    """What generation starts from: the conversation of an item, with the tools that may be called where it has some."""
-    return renderer.prompt(messages_of(item), **_tools(item))
+    """What generation starts from: the conversation of an item, with the tools that may be called where it has some.
+
+    An item whose right answer was thought out aloud is asked with the template's thinking switched on.
+    """
+    thinking = {"thinking": True} if item.get("reasoning") else {}
+    return renderer.prompt(messages_of(item), **_tools(item), **thinking)
 
 
 def _tools(item: Item) -> Mapping[str, Any]:
@@ -231,9 +235,11 @@ def target(prompt: Tokens, continuation: Tokens, *, group: int = -1) -> Datum:
     return Datum(tokens=(*prompt, *continuation), weights={"ce": weights}, group=group)
 
 
-def reply_target(renderer: Renderer, item: Item, reply: str, *, end: bool, group: int = -1) -> Datum:
-    """The datum that scores an assistant's reply to the item; with its end of turn when `end`."""
-    turns = (*messages_of(item), Message(role="assistant", content=reply))
+def reply_target(
+    renderer: Renderer, item: Item, reply: str, *, end: bool, group: int = -1, reasoning: str = ""
+) -> Datum:
+    """The datum that scores an assistant's reply to the item; with its end of turn when `end`, thought out or not."""
+    turns = (*messages_of(item), Message(role="assistant", content=reply, reasoning=reasoning))
     tools = _tools(item)
     rendered = renderer.dialogue(turns, train_on="last", **tools)
     places = [i for i, counts in enumerate(rendered.mask) if counts]

@@ -2,19 +2,21 @@
 
 The metric follows from the rows: `reply-choice` when they list options, `json` when every reference is a JSON object,
 `exact` otherwise; any other kind that reads a conversation and a reference has to be asked for by name. The same
-function makes general probes of a user's own rows (other role and axis). Documents are asked as passages, which the
-model should find plausible (`document_probe`).
+function makes general probes of a user's own rows (other role and axis). Where the right answer of a row was thought
+out aloud, the model is asked to think, and what it says after the thought is marked. Documents are asked as passages,
+which the model should find plausible (`document_probe`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from temper.data.passages import FEWEST, MOST, passages
 from temper.data.split import key_of
+from temper.data.templates import CLOSE, split_thought
 from temper.errors import DataError
 from temper.probes.base import Item, Outcome, Probe, ProbeSpec, digest, half_of, plain, reply_target, take
 from temper.probes.generate import Grade, graded
@@ -23,7 +25,6 @@ from temper.probes.preference import sides
 if TYPE_CHECKING:
     from temper.data.render import Renderer
     from temper.data.rows import Row
-    from temper.events import Role
     from temper.model.protocol import Policy
 
 QUICK_ITEMS = 48
@@ -38,25 +39,25 @@ def domain_probe(
     rows: Sequence[Row],
     renderer: Renderer,
     *,
-    role: Role = "domain",
-    axis: str = "domain",
-    quick: int = QUICK_ITEMS,
     group: str | None = None,
 ) -> Probe:
     """The probe that a file of rows stands for; replies may be a quarter longer than the longest reference.
 
     Rows with the same value in the column `group` are in the same half.
     """
-    items = tuple({item["id"]: item for item in (_item(row, group) for row in rows)}.values())
+    made = (_item(row, group, renderer=renderer) for row in rows)
+    items = tuple({item["id"]: item for item in made}.values())
     for side in ("selection", "test"):
         if not any(half_of(i) == side for i in items):
             raise DataError(
                 f"{name}: {len(items)} different rows leave the {side} half empty; expected at least 16 rows, 100 or"
                 " more to see small differences; add rows to the file"
             )
-    longest = max(reply_target(renderer, i, i["reference"], end=True).supervised for i in items)
+    longest = max(
+        reply_target(renderer, i, i["reference"], end=True, reasoning=i.get("reasoning", "")).supervised for i in items
+    )
     spec = ProbeSpec(
-        name=name, axis=axis, kind=_kind(items), source=name, role=role, quick=quick,
+        name=name, axis="domain", kind=_kind(items), source=name, role="domain", quick=QUICK_ITEMS,
         max_new_tokens=max(SHORTEST, math.ceil(longest * HEADROOM)),
     )  # fmt: skip
     return Probe(spec=spec, items=items)
@@ -179,16 +180,18 @@ def _kind(items: Sequence[Item]) -> str:
     return "json" if all(isinstance(p, dict) for p in parsed) else "exact"
 
 
-def _item(row: Row, group: str | None = None) -> Item:
+def _item(row: Row, group: str | None = None, *, renderer: Renderer) -> Item:
     turns = [plain(m) for m in row.messages]
     answered = bool(turns) and turns[-1]["role"] == "assistant"
-    reference = turns.pop()["content"] if answered else row.reference
+    answer = turns.pop() if answered else {"content": row.reference}
+    thought, reference = _thought_out(answer, renderer)
     if not turns or not reference:
         raise DataError(
             f"{row.origin}: found no {'answer' if turns else 'question'}; expected a row of the exam to ask something"
             " and to have its right answer; complete the row or remove it"
         )
     item: dict[str, Any] = {"id": row.id, "messages": turns, "reference": reference}
+    item |= {"reasoning": thought} if thought else {}
     if group is not None:
         item["group"] = key_of(row, group)
     item |= {name: row.fields[name] for name in MARKING if row.fields.get(name)}
@@ -199,6 +202,15 @@ def _item(row: Row, group: str | None = None) -> Item:
     if "options" in row.fields:
         item |= _options(row, reference)
     return item
+
+
+def _thought_out(answer: Mapping[str, Any], renderer: Renderer) -> tuple[str, str]:
+    """The thought of a right answer and the answer itself; no thought where the model thinks none."""
+    thought = answer.get("reasoning", "")
+    if (thought or CLOSE in answer["content"]) and renderer.thinks:
+        inside, said = split_thought(answer["content"])
+        return thought or inside, said
+    return "", answer["content"]
 
 
 def _options(row: Row, reference: str) -> dict[str, Any]:

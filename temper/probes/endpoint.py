@@ -1,19 +1,14 @@
 """Endpoint: an OpenAI-compatible chat model that a recipe names, asked in batches, with retries and a cache.
 
 What was answered is kept by the content of the question, so a run that continues, or another checkpoint with the same
-reply, costs nothing. Only 429, 5xx and broken connections are tried again.
+reply, costs nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
-import os
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,20 +17,16 @@ from typing import TYPE_CHECKING
 
 from temper.data import fetch
 from temper.errors import RecipeError
+from temper.probes.web import Address, check_address, check_seconds, secret_of
 
 if TYPE_CHECKING:
     from temper.probes.base import ProbeSpec
 
 AT_ONCE = 8
-TRIES = 5
 SECONDS = 60.0
 ANSWER_TOKENS = 512
 WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try, unless the server says how long to wait."""
-LONGEST_WAIT = 60.0
-LARGEST = 64 << 20
-"""Bytes of an answer that are read."""
-TOO_MANY = 429
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,22 +47,10 @@ class Endpoint:
     def of(cls, spec: ProbeSpec) -> Endpoint:
         """The endpoint that the options of a probe name."""
         url, variable = str(spec.options["base_url"]), str(spec.options.get("key_env", ""))
-        if not is_address(url):
-            raise RecipeError(
-                f"probe {spec.name}: base_url {url!r}; expected an address such as http://localhost:8000/v1; correct it"
-            )
-        if variable and not os.environ.get(variable):
-            raise RecipeError(
-                f"probe {spec.name}: key_env names the environment variable {variable}, which is not set; expected the"
-                f" key of {url} in it; run: export {variable}=..."
-            )
-        key = os.environ[variable] if variable else ""
-        if not is_token(key):
-            raise RecipeError(
-                f"probe {spec.name}: key_env names the environment variable {variable}, whose content is no key: a line"
-                f" break or a letter that HTTP cannot send; expected the key of {url} alone; set it again"
-            )
+        check_address(url, f"probe {spec.name}: base_url")
+        key = secret_of(variable, f"probe {spec.name}: key_env")
         seconds = float(spec.options.get("seconds", SECONDS))
+        check_seconds(seconds, f"probe {spec.name}: seconds")
         model = str(spec.options["model"])
         return cls(where=f"probe {spec.name}", base_url=url.rstrip("/"), model=model, key=key, seconds=seconds)
 
@@ -89,64 +68,36 @@ class Endpoint:
         return [found[prompt] for prompt in prompts]
 
     def _fetch(self, prompts: Sequence[str]) -> dict[str, str]:
-        opener = urllib.request.OpenerDirector()  # the usual one without the handler of redirects
-        for handler in (
-            urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
-            urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor,
-        ):  # fmt: skip
-            opener.add_handler(handler())
         with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
             try:
-                answers = list(pool.map(lambda prompt: self._one(opener, prompt), prompts))
+                answers = list(pool.map(self._one, prompts))
             finally:
                 pool.shutdown(cancel_futures=True)  # after one refusal the others would be refused as well
         return dict(zip(prompts, answers, strict=True))
 
-    def _one(self, opener: urllib.request.OpenerDirector, prompt: str) -> str:
-        problem = ""
-        for attempt in range(TRIES):
-            wait = WAITS[min(attempt, len(WAITS) - 1)]
-            try:
-                with opener.open(self._request(prompt), timeout=self.seconds) as reply:
-                    answer = self._read(reply.read())
-            except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code}"
-                with error:
-                    said = _excerpt(said_of(error), self.key)
-                if error.code != TOO_MANY and error.code < 500:
-                    raise RecipeError(
-                        f"{self.where}: {self.base_url} answers {problem} ({said}); expected 200; check base_url, model"
-                        f" ({self.model!r}) and key_env"
-                    ) from None
-                wait = _wanted_wait(error.headers.get("Retry-After", ""), wait)
-            except (OSError, http.client.HTTPException) as error:
-                problem = type(error).__name__
-            else:
-                self._keep(prompt, answer)
-                return answer
-            if attempt < TRIES - 1:
-                self.sleep(wait)
-        raise RecipeError(
-            f"{self.where}: {self.base_url} gave no answer in {TRIES} tries (the last: {problem}); expected an endpoint"
-            " that is up; start it, or run again: answers so far are kept"
-        )
-
-    def _request(self, prompt: str) -> urllib.request.Request:
+    def _one(self, prompt: str) -> str:
         body = {
             "model": self.model, "temperature": 0, "max_tokens": ANSWER_TOKENS,
             "messages": [{"role": "user", "content": prompt}],
         }  # fmt: skip
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        return urllib.request.Request(f"{self.base_url}/chat/completions", json.dumps(body).encode(), headers)
+        answer = self._read(self._address.send(json.dumps(body).encode()))
+        self._keep(prompt, answer)
+        return answer
+
+    @property
+    def _address(self) -> Address:
+        return Address(
+            where=self.where, url=f"{self.base_url}/chat/completions", secret=self.key, timeout=self.seconds,
+            waits=WAITS, sleep=self.sleep, refused=f"expected 200; check base_url, model ({self.model!r}) and key_env",
+            silent="expected an endpoint that is up; start it, or run again: answers so far are kept",
+        )  # fmt: skip
 
     def _read(self, reply: bytes) -> str:
         try:
             return str(json.loads(reply)["choices"][0]["message"]["content"] or "")
         except (ValueError, KeyError, IndexError, TypeError):
             raise RecipeError(
-                f"{self.where}: {self.base_url} answers {_excerpt(reply, self.key)!r}; expected the JSON of a chat"
+                f"{self.where}: {self.base_url} answers {self._address.excerpt(reply)!r}; expected the JSON of a chat"
                 " completion; write the address up to and without /chat/completions"
             ) from None
 
@@ -163,37 +114,3 @@ class Endpoint:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fetch.replacing(path) as file:
             file.write(answer.encode("utf-8", errors="replace"))
-
-
-def is_address(text: str) -> bool:
-    """Whether something can be asked there; what urllib makes of another text is an error of any kind."""
-    try:
-        parts = urllib.parse.urlsplit(text)
-        host = (parts.hostname or "").encode("idna")
-        f"{parts.path}?{parts.query}".encode("ascii")
-        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0 and len(text.split()) == 1
-    except ValueError:
-        return False
-
-
-def is_token(text: str) -> bool:
-    """Whether a header can carry it; the error of one that cannot would show it."""
-    return text.isascii() and text.isprintable()
-
-
-def said_of(error: urllib.error.HTTPError) -> bytes:
-    """The body of a refusal as far as it comes; the status is what counts."""
-    try:
-        return error.read(LARGEST)
-    except (OSError, http.client.HTTPException):
-        return b""
-
-
-def _wanted_wait(told: str, otherwise: float) -> float:
-    return min(float(told), LONGEST_WAIT) if told.strip().isdigit() else otherwise
-
-
-def _excerpt(said: bytes, key: str) -> str:
-    """The beginning of what a server says; some repeat the key they refuse."""
-    shown = " ".join(said.decode("utf-8", errors="replace").split())
-    return (shown.replace(key, "***") if key else shown)[:200]

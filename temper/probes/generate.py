@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from temper.data.templates import split_thought
 from temper.model.protocol import Sampling
 from temper.probes.base import Item, Outcome, ProbeSpec, prompt_of, prompt_tokens
 from temper.probes.formats import describe, passed
@@ -36,10 +37,14 @@ Grader = Callable[[str, Item], Grade]
 
 
 def replies(policy: Policy, renderer: Renderer, items: Sequence[Item], *, max_new_tokens: int) -> list[str]:
-    """One greedy reply per item, in order; the sampler is given all prompts at once and batches them."""
+    """One greedy reply per item, in order, without what was thought aloud before it.
+
+    The sampler is given all prompts at once and batches them.
+    """
     sampling = Sampling(max_new_tokens=max_new_tokens, stop=renderer.end_tokens)
     prompts = [prompt_tokens(renderer, item) for item in items]
-    return [renderer.decode(c.tokens).strip() for c in policy.sampler.generate(prompts, sampling)]
+    written = [renderer.decode(c.tokens) for c in policy.sampler.generate(prompts, sampling)]
+    return [split_thought(reply)[1].strip() for reply in written]
 
 
 def graded(

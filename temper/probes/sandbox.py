@@ -10,7 +10,7 @@ What it does not hold: it is no barrier against code that means harm. The progra
 and without Landlock can read and write what the user can; without a namespace the network is only closed inside Python;
 a process that leaves its group outlives the kill; limits of processor time and memory count per process; Windows has
 none of them; a program that walks up the frames of its own process finds the mark of the end and can pretend to have
-passed. Run untrusted models in a container or a virtual machine. `isolation()` says what this machine gives.
+passed. Run untrusted models in a container or a virtual machine.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ if not alone:
         raise OSError("no network in the sandbox")
     socket.socket = socket.create_connection = socket.getaddrinfo = refused
 def shut():
-    # Landlock: True where the kernel has it; its system calls have the same numbers on every machine.
+    # Landlock, where the kernel has it; its system calls have the same numbers on every machine.
     import ctypes, os, struct
     kernel = ctypes.CDLL(None)
     def call(*given):
         return kernel.syscall(*(ctypes.c_long(one) if isinstance(one, int) else one for one in given))
     version = call(444, None, 0, 1)
     if version < 1:
-        return False
+        return
     every = (1 << (13 + min(version - 1, 2))) - 1
     read, change = 1 | 4 | 8, 2 | 4
     wanted = struct.pack("Q", every)
@@ -75,13 +75,9 @@ def shut():
         rights = rights if os.path.isdir(place) else rights & (1 | change)
         call(445, rules, 1, struct.pack("=Qi", rights, beneath), 0)
         os.close(beneath)
-    kept = kernel.prctl(38, 1, 0, 0, 0) == 0 and call(446, rules, 0) == 0
+    kernel.prctl(38, 1, 0, 0, 0)
+    call(446, rules, 0)
     os.close(rules)
-    return kept
-if path == "-":
-    files = sys.platform == "linux" and shut()
-    print("namespace" if alone else "python", "landlock" if files else "open")
-    sys.exit()
 with open(path, encoding="utf-8") as file:
     program = compile(file.read(), "program.py", "exec")
 if sys.platform == "linux":
@@ -154,19 +150,6 @@ def run_python(source: str, *, seconds: float = 10.0, memory_mb: int = 1024) -> 
         return Ran(ended=Ended.TIMEOUT, output=said)
     passed = process.returncode == 0 and said.endswith(mark + "\n")
     return Ran(ended=Ended.PASSED if passed else Ended.FAILED, output=said.removesuffix(mark + "\n"))
-
-
-def isolation() -> str:
-    """What this machine gives, in two words; `none` where nothing runs.
-
-    `namespace` where programs get no network from the kernel, `python` where only Python closes it to them; `landlock`
-    where the kernel keeps them out of the files of others, `open` where nothing does.
-    """
-    told = subprocess.run(
-        [sys.executable, "-I", "-c", BOOT, "5", str(1 << 30), "-"], capture_output=True, text=True, env={},
-        stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    return told.stdout.strip() or "none"
 
 
 def _start(arguments: list[str], work: Path, output: int) -> subprocess.Popen[bytes]:

@@ -36,7 +36,6 @@ class InitResult:
 
     path: Path
     """The recipe."""
-    yaml_text: str
     remarks: tuple[str, ...]
     """One sentence per guess."""
     written: tuple[Path, ...]
@@ -72,7 +71,7 @@ def propose(folder: Path, paths: Sequence[Path] = (), base: str = "smollm2-135m-
     text = _yaml(folder, base, division, advice)
     _write_all([*division.new, New(path=recipe, lines=lambda: iter((text,)))])
     return InitResult(
-        path=recipe, yaml_text=text, written=(*(new.path for new in division.new), recipe), advice=advice,
+        path=recipe, written=(*(new.path for new in division.new), recipe), advice=advice,
         remarks=(*remarks, *(_understood(f) for f in found), *(_unused(f, advice) for f in unused), division.why,
                  *division.remarks),
     )  # fmt: skip

@@ -90,11 +90,6 @@ class Resolved:
     notices: tuple[str, ...]
     """What the user should know before the run; each begins with the recipe path it is about."""
 
-    @property
-    def recipe_source(self) -> str:
-        """The recipe as the user wrote it."""
-        return self.recipe.text
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
@@ -260,14 +255,17 @@ def _replay(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> 
     if stage.replay is None:
         sheet.put("replay", "none", "recipe")
         return 0.0, {}
+    if stage.replay.share == 0:
+        sheet.put("replay.share", print_share(0), "recipe")
+        return 0.0, {}
     stocks = {**facts.available_sources, **facts.available_replay}
     available = [name for name, tokens in facts.available_replay.items() if tokens > 0]
     asked = stage.replay.categories
-    for name in asked or {}:
-        if not stocks.get(name):
-            do = f"{registry.hint(name, list(stocks))}remove it or correct its name"
-            expected = f"a category ({', '.join(available)}) or a source of the catalogue"
-            raise sheet.refuse(f"replay.from.{name}", "no general data for it", expected, do)
+    absent = [name for name in asked or {} if not stocks.get(name)]
+    if asked and not any(asked[name] for name in asked if name not in absent):
+        do = f"{registry.hint(absent[0], list(stocks))}remove it or correct its name"
+        expected = f"a category ({', '.join(available)}) or a source of the catalogue"
+        raise sheet.refuse(f"replay.from.{absent[0]}", "[M001] no general data for it", expected, do)
     ruled = rules.pick(table.replay_share)
     if not available:
         if stage.replay.share:
@@ -281,11 +279,10 @@ def _replay(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> 
     if share == 0:
         return 0.0, {}
     picked = rules.replay_categories(table, facts.available_replay)
-    weights = rules.normalised(asked) if asked else picked.value
+    weights = rules.normalised({n: w for n, w in asked.items() if n not in absent}) if asked else picked.value
+    if away := [name for name in absent if asked and asked[name]]:
+        sheet.note("replay.from", f"there are no rows of {', '.join(away)} here; the others take over that part")
     sheet.take("replay.from", asked, picked, ", ".join(f"{name} {print_share(w)}" for name, w in weights.items()))
-    unnamed = [name for name in ("instruction", "safety") if asked and name not in weights]
-    if unnamed:
-        sheet.note("replay.from", f"names no {' and no '.join(unnamed)}, so that is not rehearsed")
     return share, weights
 
 

@@ -104,7 +104,8 @@ def line(log: RunLog) -> str:
         told += [mark.value for mark in _marks(log, stage, choice)]
         if choice and (candidate := _handed_on(log, stage, choice)):
             told += [
-                position("", choice.step, choice.alpha), f"domain {percent(candidate.domain)}",
+                position("", choice.step, choice.alpha, choice.checkpoint),
+                f"{_measure(log, candidate)} {percent(candidate.domain)}",
                 f"general drop {drop_percent(candidate.drop)}, at most {drop_percent(candidate.ucb95)}",
             ]  # fmt: skip
         parts.append(f"{stage.stage} ({', '.join(told)})" if told else stage.stage)
@@ -147,7 +148,10 @@ def _stage(log: RunLog, stage: StageStarted, *, parent: int) -> Box:
     if choice is None:
         facts.append(Fact(label="at", value=f"step {_taken(log, stage.stage)} of {stage.steps}"))
     elif choice.checkpoint != stage.parent:
-        facts += [Fact(label="chosen", value=position("", choice.step, choice.alpha)), *_figures(log, choice)]
+        facts += [
+            Fact(label="chosen", value=position("", choice.step, choice.alpha, choice.checkpoint)),
+            *_figures(log, choice),
+        ]
     detail = (f"starts from {stage.parent}", *((f"hands on {choice.checkpoint}", choice.reason) if choice else ()))
     return Box(
         kind="stage", title=stage.stage, parent=parent, marks=tuple(_marks(log, stage, choice)), facts=tuple(facts),
@@ -156,7 +160,7 @@ def _stage(log: RunLog, stage: StageStarted, *, parent: int) -> Box:
 
 
 def _end(log: RunLog, summary: Summary, *, parent: int) -> Box:
-    choice = _maker(log)
+    choice = log.choice
     if choice is None:
         return Box(kind="chosen", title="nothing yet", parent=parent)
     changed = choice.checkpoint != BASE
@@ -165,16 +169,12 @@ def _end(log: RunLog, summary: Summary, *, parent: int) -> Box:
     if summary.general and changed:
         facts += _drop(summary.general.drop, summary.general.ucb95, summary.tolerance)
     detail = (choice.checkpoint, choice.path, choice.reason) if changed else (choice.reason,)
+    where = position(choice.stage, choice.step, choice.alpha, choice.checkpoint)
     return Box(
         kind="chosen", parent=parent, facts=tuple(facts), detail=tuple(part for part in detail if part),
-        title=position(choice.stage, choice.step, choice.alpha) if changed else "the base, unchanged",
+        title=where if changed else "the base, unchanged",
         marks=() if log.finished else (Fact(label="", value="so far", tone="warn"),),
     )  # fmt: skip
-
-
-def _maker(log: RunLog) -> Choice | None:
-    """The choice of the stage that made what is handed over: a later one may have handed it on as it was."""
-    return next((c for c in log.choices if c.checkpoint == log.chosen), None)
 
 
 def _marks(log: RunLog, stage: StageStarted, choice: Choice | None) -> Iterator[Fact]:
@@ -194,6 +194,10 @@ def _figures(log: RunLog, choice: Choice) -> Iterator[Fact]:
     yield from _probes(log, choice.checkpoint)
     if candidate:
         yield from _drop(candidate.drop, candidate.ucb95, log.tolerance)
+
+
+def _measure(log: RunLog, candidate: Candidate) -> str:
+    return "bits saved on held-out text" if log.is_text(candidate.exams) else "domain"
 
 
 def _drop(drop: float, ucb95: float, tolerance: float) -> tuple[Fact, Fact]:

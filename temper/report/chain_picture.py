@@ -70,10 +70,17 @@ def _box(box: Box, left: float, height: float) -> Markup:
     return svg.group(
         svg.element("rect", x=left, y=1.0, width=WIDTH, height=height - 1, rx=9),
         svg.text(left + PAD, 19, box.kind, class_="box-kind"),
-        svg.text(left + PAD, 37, _end_of(box.title, TITLE_LETTERS), class_="box-title"),
+        svg.text(left + PAD, 37, _title(box), class_="box-title"),
         *(_fact(fact, left + PAD, 37 + LINE * (n + 1)) for n, fact in enumerate(lines)),
         tip=tip, class_=" ".join(("box", box.kind, *(() if box.lives_on else ("faint",)))),
     )  # fmt: skip
+
+
+def _title(box: Box) -> str:
+    """What fits: of a folder's path the end, of a checkpoint's place the step, which the hover text has in full."""
+    if len(box.title) <= TITLE_LETTERS or box.kind == "base":
+        return _end_of(box.title, TITLE_LETTERS)
+    return _cut(box.title.partition(", ")[2] or box.title, TITLE_LETTERS)
 
 
 def _fact(fact: Fact, x: float, y: float) -> Markup:
@@ -89,5 +96,5 @@ def _cut(text: str, letters: int) -> str:
 
 
 def _end_of(text: str, letters: int) -> str:
-    """Of a folder's path the end is its name."""
+    """Of a folder's path the end is its name, which tells it from others."""
     return text if len(text) <= letters else f"...{text[3 - letters :]}"

@@ -58,8 +58,14 @@ class Series:
     colour: int = 0
 
 
-def frontier(runs: Mapping[str, Sequence[Mark]], *, tolerance: float) -> Markup:
-    """Domain score over general drop, one colour per run; left of the tolerance line is where one may stand."""
+def frontier(runs: Mapping[str, Sequence[Mark]], *, tolerance: float, score: str = "domain score") -> Markup:
+    """Domain score over general drop, one colour per run; left of the tolerance line is where one may stand.
+
+    Args:
+        runs: Candidates by run.
+        tolerance: The largest general drop that is accepted.
+        score: What the domain score is, in words.
+    """
     marks = [m for run in runs.values() for m in run]
     if not marks:
         return Markup("")
@@ -76,7 +82,7 @@ def frontier(runs: Mapping[str, Sequence[Mark]], *, tolerance: float) -> Markup:
     layers.append(
         frame.axes(
             x_label="general drop" + (" (logarithmic beyond the tolerance)" if knee else ""),
-            y_label="domain score",
+            y_label=score,
             x_format=tolerance_percent,
             y_format=percent,
         )
@@ -161,7 +167,7 @@ def _tip(mark: Mark, run: str) -> str:
     interval = f" ({percent(mark.ci95.low)} to {percent(mark.ci95.high)})" if mark.ci95 else ""
     lines = [
         f"{run}: {mark.label}" if run else mark.label,
-        "" if mark.is_base else position(mark.stage, mark.step, mark.alpha),
+        "" if mark.is_base else position(mark.stage, mark.step, mark.alpha, mark.label),
         f"domain {percent(mark.domain)}{interval}",
         "general drop 0: what the others are compared with"
         if mark.is_base

@@ -106,7 +106,7 @@ def render_report(
         facts=_facts(log),
         compared=sections.comparison(log, summary),
         gauge=charts.gauge(summary.general, tolerance=summary.tolerance) if summary.general else "",
-        frontier=charts.frontier({key: sections.marks(one) for key, one in logs.items()}, tolerance=log.tolerance),
+        frontier=_frontier(logs, log),
         candidates=candidates.table(log),
         runs=[RunRow(name=key, colour=i, summary=s) for i, (key, s) in enumerate(summaries.items())],
         other_bases=sorted({s.base for s in summaries.values()} - {summary.base}),
@@ -122,6 +122,12 @@ def render_report(
         lineage=sections.lineage(log),
         cost_parts=sections.cost_parts(summary),
     )
+
+
+def _frontier(logs: Mapping[str, RunLog], log: RunLog) -> Markup:
+    """All runs in one picture, whose tolerance and score are those of the first."""
+    marks = {key: sections.marks(one) for key, one in logs.items()}
+    return charts.frontier(marks, tolerance=log.tolerance, score=candidates.score_name(log))
 
 
 def _course(log: RunLog) -> tuple[Picture, ...]:
@@ -185,8 +191,9 @@ def _best_missed(summary: Summary) -> str:
     best = sections.best_trained(summary)
     if best is None or summary.choice is None or summary.choice.checkpoint != BASE:
         return ""
+    where = words.position(best.stage, best.step, best.alpha, best.checkpoint)
     return (
-        f"The best candidate on the domain, {words.position(best.stage, best.step, best.alpha)}, reached "
+        f"The best candidate on the domain, {where}, reached "
         f"{words.percent(best.domain)} with a general drop of {words.drop_percent(best.drop)} "
         f"(at most {words.drop_percent(best.ucb95)}): {best.reason.rstrip('.')}."
     )

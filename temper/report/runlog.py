@@ -60,13 +60,16 @@ class RunLog:
 
     @property
     def choice(self) -> Choice | None:
-        """The last stage's choice: what the run hands over."""
-        return self.choices[-1] if self.choices else None
+        """What the run hands over, as the stage chose it that made it: later ones may have handed it on as it was."""
+        last = self.choices[-1] if self.choices else None
+        if last is None or last.checkpoint == BASE:
+            return last
+        return next(c for c in self.choices if c.checkpoint == last.checkpoint)
 
     @property
     def chosen(self) -> str:
         """Id of the chosen checkpoint, empty while there is none."""
-        return self.choice.checkpoint if self.choice else ""
+        return self.choices[-1].checkpoint if self.choices else ""
 
     @property
     def verdict(self) -> str:
@@ -111,6 +114,22 @@ class RunLog:
                 continue
             found[candidate.checkpoint] = candidate
         return tuple(found.values())
+
+    @property
+    def exams(self) -> tuple[str, ...]:
+        """The exams by which what is handed over was chosen; while that is the base, those of the newest candidate."""
+        found = self.best_candidate(self.chosen) or (self.candidates[-1] if self.candidates else None)
+        return found.exams if found else ()
+
+    def alike(self) -> tuple[Candidate, ...]:
+        """The candidates that were judged by the same exams as what is handed over: only these can be compared."""
+        exams = self.exams
+        return tuple(c for c in self.frontier() if c.exams == exams)
+
+    def is_text(self, exams: Sequence[str]) -> bool:
+        """Whether these exams are held-out text, so that their score is the share of bits saved."""
+        asked = [m.method for m in self.measurements if m.probe in exams]
+        return bool(asked) and set(asked) == {"loss"}
 
     def offsets(self) -> Mapping[str, int]:
         """How many steps were taken before each stage, so that several stages share one axis."""

@@ -90,7 +90,7 @@ class CostPart:
 
 
 def marks(log: RunLog) -> tuple[Mark, ...]:
-    """Base and candidates of a run as marks of the frontier."""
+    """Base and candidates of a run as marks of the frontier, as far as the same exams judged them."""
     found = []
     level, front = base_level(log), on_front(log)
     if level:
@@ -103,7 +103,7 @@ def marks(log: RunLog) -> tuple[Mark, ...]:
                 is_base=True, is_chosen=log.chosen == BASE, is_on_front=BASE in front,
             )
         )  # fmt: skip
-    for c in log.frontier():
+    for c in log.alike():
         if c.checkpoint == BASE or not math.isfinite(c.domain):
             continue
         found.append(
@@ -224,8 +224,9 @@ def comparison(log: RunLog, summary: Summary) -> Comparison | None:
 
 
 def best_trained(summary: Summary) -> Candidate | None:
-    """The candidate with the highest domain score, the base not counted."""
-    trained = [c for c in summary.candidates if c.checkpoint != BASE and math.isfinite(c.domain)]
+    """The candidate with the highest domain score, the base not counted; of those that the last exams judged."""
+    last = summary.candidates[-1].exams if summary.candidates else ()
+    trained = [c for c in summary.candidates if c.checkpoint != BASE and math.isfinite(c.domain) and c.exams == last]
     return max(trained, key=lambda c: c.domain, default=None)
 
 

@@ -139,9 +139,11 @@ def sentence(summary: Summary, log: RunLog) -> str:
     if summary.verdict == "improved" and summary.choice:
         choice = summary.choice
         stage = choice.stage if len(log.stages) > 1 else ""
-        return f"Improved: {_results(summary)}; chosen: {position(stage, choice.step, choice.alpha)}."
+        return (
+            f"Improved: {_results(summary)}; chosen: {position(stage, choice.step, choice.alpha, choice.checkpoint)}."
+        )
     if summary.verdict == "kept-base" and summary.choice and summary.choice.checkpoint != BASE:
-        where = position("", summary.choice.step, summary.choice.alpha)
+        where = position("", summary.choice.step, summary.choice.alpha, summary.choice.checkpoint)
         fault = "No better than before" if summary.certified else "Breaks the tolerance"
         return f"{fault}: {_results(summary)}; handed on as the recipe asks: {where}."
     if summary.verdict == "kept-base":
@@ -196,7 +198,8 @@ def _what_is_left(summary: Summary) -> str:
         return "; nothing was chosen."
     if summary.choice.checkpoint == BASE:
         return "; the base is kept."
-    return f"; chosen: {position('', summary.choice.step, summary.choice.alpha)}, {_results(summary)}."
+    choice = summary.choice
+    return f"; chosen: {position('', choice.step, choice.alpha, choice.checkpoint)}, {_results(summary)}."
 
 
 def _progress(log: RunLog) -> str:

@@ -62,10 +62,22 @@ def count(value: int) -> str:
     return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def position(stage: str, step: int, alpha: float) -> str:
-    """A checkpoint in words: `01-sft, step 120 at alpha 0.8`."""
-    at = f" at alpha {alpha:g}" if alpha not in (0.0, 1.0) else ""
+def position(stage: str, step: int, alpha: float, checkpoint: str = "") -> str:
+    """A checkpoint in words: `01-sft, step 120 at alpha 0.8`.
+
+    The id says what weights are that were not trained: `01-sft/step-000120-mean-3` is `01-sft, step 120 (mean of 3)`.
+    """
+    made = how_made(checkpoint)
+    at = f" ({made})" if made else f" at alpha {alpha:g}" if alpha not in (0.0, 1.0) else ""
     return f"{stage + ', ' if stage else ''}step {step}{at}"
+
+
+def how_made(checkpoint: str) -> str:
+    """How weights that are on no line of training came about, by the checkpoint's id; empty for all others."""
+    found = re.search(r"/step-\d+-(mean|depth|cut)-([\d.]+)$", checkpoint)
+    if found is None:
+        return ""
+    return {"mean": f"mean of {found[2]}", "depth": "early layers scaled down", "cut": "strongest directions"}[found[1]]
 
 
 def is_trained(checkpoint: str) -> bool:

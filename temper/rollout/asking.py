@@ -114,7 +114,7 @@ class Asker:
 
     def _answer(self, tasks: Sequence[Task], seed: int) -> list[Attempt]:
         assert self.grader is not None, "a reward grades what no environment does"
-        prompts = [self.renderer.prompt(task.messages) for task in tasks]
+        prompts = [self.renderer.prompt(task.messages, tools=task.tools) for task in tasks]
         completions = self._generate(prompts, seed)
         replies = [self.renderer.decode(c.tokens) for c in completions]
         scores = self.grader.grade(tasks, replies, [not c.finished for c in completions])

@@ -60,9 +60,9 @@ class Question:
         asking, reward = self.asking, self.asking.reward
         terms = [asdict(term) for term in reward.terms] if reward is not None else []
         parts = [
-            RULES, model, [task.id for task in self.tasks], asking.max_new_tokens, asking.temperature,
-            asking.max_turns, asking.seconds, terms, _files(terms), self.group_size, self.seed, self.measured,
-            asking.played, self.exam and self.exam.key,
+            RULES, model, [[task.id, dict(task.fields)] for task in self.tasks], asking.max_new_tokens,
+            asking.temperature, asking.max_turns, asking.seconds, terms, _files(terms), self.group_size, self.seed,
+            self.measured, asking.played, self.exam and self.exam.key,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from temper.errors import RecipeError
 from temper.probes.endpoint import SECONDS, Endpoint
 from temper.probes.judge import MARK, RUBRIC, read_mark
-from temper.rollout.endpoint import DAY, check_address, token_of
+from temper.probes.web import check_address, check_seconds, secret_of
 from temper.rollout.score import Rule, Score, errored
 from temper.rollout.task import Task
 
@@ -22,7 +21,7 @@ def _judge(
     rubric: str = RUBRIC, seconds: float = SECONDS,
 ) -> list[Score]:  # fmt: skip
     """The judge's mark from 1 to 10 as 0 to 1; a task's own `rubric` comes first."""
-    key = token_of(key_env, "reward judge: key_env")
+    key = secret_of(key_env, "reward judge: key_env")
     endpoint = Endpoint(
         where="reward judge", base_url=base_url.rstrip("/"), model=model, key=key, seconds=seconds
     )  # fmt: skip
@@ -47,9 +46,8 @@ def _score(answer: str) -> Score:
 
 def _is_reachable(params: Mapping[str, Any]) -> None:
     check_address(params["base_url"], "reward judge: base_url")
-    token_of(params.get("key_env", ""), "reward judge: key_env")
-    if not 0 < params.get("seconds", SECONDS) <= DAY:
-        raise RecipeError(f"reward judge: seconds {params['seconds']!r}; expected 0 to {DAY:g}, without 0; correct it")
+    secret_of(params.get("key_env", ""), "reward judge: key_env")
+    check_seconds(params.get("seconds", SECONDS), "reward judge: seconds")
 
 
 judge = Rule(function=_judge, check=_is_reachable, batch=True)

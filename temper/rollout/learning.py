@@ -55,7 +55,7 @@ def told(groups: Sequence[Group], *, stage: str, step: int, seconds: float = 0.0
     names = dict.fromkeys(name for a in attempts for name in a.score.parts)
     return RolloutStep(
         stage=stage, step=step, groups=tuple(g.task.id for g in groups),
-        means=tuple(statistics.fmean(r) if r else 0.0 for r in rewards), graded=tuple(map(len, rewards)),
+        means=tuple(map(_mean, rewards)), graded=tuple(map(len, rewards)),
         useful=tuple(g.useful for g in groups), reward=_mean(graded),
         parts={name: _mean([a.score.parts[name] for a in attempts if name in a.score.parts]) for name in names},
         errors=_share(attempts, lambda a: a.reward is None),

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from temper.errors import MissingExtra, RecipeError
 from temper.model.protocol import Completion, Sampling, Tokens
-from temper.probes.endpoint import is_address
+from temper.probes.web import is_address
 
 OWN = "own"
 """The learner's own model samples: its weights are always the newest."""

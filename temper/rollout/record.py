@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from temper import events
-from temper.errors import MachineError
+from temper.errors import writing
 from temper.events import Rollout
 from temper.rollout.asking import Asking, Attempt, Group, Turn
 from temper.rollout.score import Outcome, Score
@@ -24,7 +24,7 @@ from temper.rollout.task import Task
 
 def write(path: Path, rollouts: Sequence[Rollout]) -> None:
     """Appends the rollouts of a step and hands them to the operating system before it returns."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             if file.tell() and not _ends_line(path):
@@ -32,11 +32,6 @@ def write(path: Path, rollouts: Sequence[Rollout]) -> None:
             file.write("".join(events.encode(r) + "\n" for r in rollouts).encode())
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise MachineError(
-            f"{path}: could not be written ({error}); expected a writable folder with free space; free some space, "
-            "then run the same command again to continue"
-        ) from None
 
 
 def read(path: Path, *, step: int | None = None) -> dict[int, list[Rollout]]:

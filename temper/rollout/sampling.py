@@ -12,7 +12,7 @@ that are known to be good are used, unknown ones are tried (Thompson sampling as
 - Graded rewards count in parts, but a group without spread counts as all failed or all passed whatever its mean is,
   because it teaches nothing. How large the spread is has no part in it: a limit of this sampler.
 
-`Beliefs` is a value: the same history and seed give the same choice, and `rebuild` makes it from the event log. Imports
+`Beliefs` is a value: the same seed and the same history, which the event log keeps, give the same choice. Imports
 events and numpy.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from temper.events import Event, RolloutStep
+from temper.events import RolloutStep
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -130,14 +130,6 @@ def learn(beliefs: Beliefs, step: RolloutStep) -> Beliefs:
             passed = graded * (share if useful else float(mean >= TARGET))
             evidence[task] = replace(old, passed=old.passed + passed, failed=old.failed + graded - passed)
     return replace(beliefs, evidence=evidence)
-
-
-def rebuild(beliefs: Beliefs, events: Iterable[Event], *, stage: str) -> Beliefs:
-    """Beliefs after everything that the log of a stage tells."""
-    for event in events:
-        if isinstance(event, RolloutStep) and event.stage == stage:
-            beliefs = learn(beliefs, event)
-    return beliefs
 
 
 def posterior(beliefs: Beliefs, *, step: int) -> Posterior:

@@ -9,11 +9,8 @@ broken connections are tried again. Prompts leave this machine for that address 
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +18,7 @@ from typing import Any
 
 from temper.errors import RecipeError
 from temper.model.protocol import Completion, Sampling, Tokens
-from temper.probes.endpoint import TOO_MANY, said_of
-from temper.rollout.endpoint import opener
+from temper.probes.web import Address
 from temper.rollout.outside import OnToken, asked, completion, stream
 
 AT_ONCE = 64
@@ -105,30 +101,13 @@ class VllmServer:
     def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON that the server answers; of an answer without any, None."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self._url}{path}", data, {"Content-Type": "application/json"})
-        problem = ""
-        for wait in (*WAITS, None):
-            try:
-                with opener().open(request, timeout=SECONDS) as reply:
-                    return _json(reply.read())
-            except urllib.error.HTTPError as error:
-                with error:
-                    problem = (
-                        f"HTTP {error.code} ({' '.join(said_of(error)[:2000].decode(errors='replace').split())[:200]})"
-                    )
-                if error.code != TOO_MANY and error.code < 500:
-                    raise RecipeError(
-                        f"{self._where}: {self._url}{path} answers {problem}; expected a server of vLLM that takes"
-                        f" adapters and serves the model that the stage starts from; start it with {START}"
-                    ) from None
-            except (OSError, http.client.HTTPException) as error:
-                problem = f"{type(error).__name__}: {error}"
-            if wait is not None:
-                self._sleep(wait)
-        raise RecipeError(
-            f"{self._where}: {self._url} gave no answer in {len(WAITS) + 1} tries (the last: {problem}); expected a"
-            f" server of vLLM that is up; start it with {START}"
-        )
+        address = Address(
+            where=self._where, url=f"{self._url}{path}", timeout=SECONDS, waits=WAITS, sleep=self._sleep,
+            refused="expected a server of vLLM that takes adapters and serves the model that the stage starts from;"
+            f" start it with {START}",
+            silent=f"expected a server of vLLM that is up; start it with {START}",
+        )  # fmt: skip
+        return _json(address.send(data))
 
     def _unlike(self, expected: str) -> RecipeError:
         return RecipeError(

@@ -28,6 +28,8 @@ class Task:
     """The right answer as text; empty where there is none."""
     origin: str = ""
     """file:row."""
+    tools: str = ""
+    """What the model may call, as in `temper.data.rows.Row`."""
     fields: Mapping[str, Any] = field(default_factory=lambda: NO_FIELDS)
     """All columns of the file, as they stand there."""
 
@@ -39,7 +41,10 @@ class Task:
                 f"{row.origin}: found plain text; expected a task with a prompt;"
                 ' write rows such as {"prompt": "...", "reference": "..."}'
             )
-        return cls(id=row.id, messages=row.prompt, reference=row.reference, origin=row.origin, fields=row.fields)
+        return cls(
+            id=row.id, messages=row.prompt, reference=row.reference, origin=row.origin, tools=row.tools,
+            fields=row.fields,
+        )  # fmt: skip
 
     @property
     def prompt(self) -> str:

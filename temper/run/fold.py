@@ -17,6 +17,7 @@ from temper.data import fetch
 from temper.data.datum import count_supervised, count_tokens
 from temper.data.render import Renderer
 from temper.events import (
+    Candidate,
     Choice,
     DataUsed,
     Event,
@@ -43,6 +44,7 @@ from temper.run.pilots import calibrate, with_values
 from temper.run.prepare import Prepared, Tuned, prepare, train_spec
 from temper.run.selection import LINES_AT_MOST, Judge
 from temper.run.stage import StageRun, tidy
+from temper.run.timing import Measured
 from temper.techniques.cpt import on_same_bytes, trained_instead, without_new_tokens
 from temper.techniques.entry import enter
 from temper.techniques.inventory import shares
@@ -85,7 +87,7 @@ def run(
     with locked(out):
         known = _known(folder)
         tuned = Tuned(known.get("threads"), known.get("precision")) if known else None
-        prepared = prepare(recipe, backend, progress, speed=known.get("tokens_per_second"), tuned=tuned)
+        prepared = prepare(recipe, backend, progress, known=_timed(known), tuned=tuned)
         if not folder.key_file.is_file():
             fetch.free_space(out, space_needed(prepared))  # before anything is written
         resumed = folder.claim(run_key(prepared, backend), recipe.text)
@@ -143,7 +145,7 @@ def _begin(
         for notice in prepared.notices():
             where, _, text = notice.partition(": ")
             context.log(Noticed(where=where, text=text))
-        for finding in (f for i in prepared.inventories for f in i.findings):
+        for finding in prepared.findings():
             context.log(
                 Noticed(where=finding.where, text=f"[{finding.code}] {finding.what}; {finding.why}; {finding.fix}")
             )
@@ -170,7 +172,7 @@ def _fold(
             last = index + 1 == len(prepared.resolved.stages)
             standing = _passed_on(context, stage, choice, standing, last=last)
     _read_test_split(context, prepared, standing.result)
-    verdict: RunVerdict = "improved" if any(c.verdict == "improved" for c in choices) else choices[-1].verdict
+    verdict = fold.verdict(choices, standing.result)
     context.log(
         RunFinished(
             verdict=verdict,
@@ -204,7 +206,9 @@ class _Fold:
             return choice, ledger
         key = stage_key(self.prepared, index, standing.start, context.backend)
         begun = any(isinstance(e, StageStarted) and e.stage == stage.id for e in past)
-        other = reuse.find(context.folder, stage.id, key) if self.reused and not begun else None
+        other = None
+        if self.reused and not begun:
+            other = reuse.find(context.folder, stage.id, key, forced=self.forced)
         if other is not None:
             told = reuse.take_over(context.folder, other, stage.id)
             for event in told:
@@ -235,6 +239,21 @@ class _Fold:
             enter(ask, work.live(), model=_identity(self.prepared, start.checkpoint), forced=self.forced)
         return work.run(), work.ledger
 
+    def verdict(self, choices: Sequence[Choice], result: Checkpoint) -> RunVerdict:
+        """What the run has come to, by what it hands over: a last stage that must be taken may have spoilt the others.
+
+        Such a stage need not be better than the one before it, as long as it is better than the base.
+        """
+        made = next((n for n, c in enumerate(choices) if c.checkpoint == result.id), None)
+        if made is None or not any(c.verdict == "improved" for c in choices):
+            return choices[-1].verdict
+        if choices[made].verdict == "improved":
+            return "improved"
+        found = [e for e in self.context.folder.events() if isinstance(e, Candidate) and e.checkpoint == result.id]
+        base = [m for m in self.measured.exams if m.probe in {p.spec.name for p in self._exams(made)}]
+        better = bool(found) and found[-1].domain > mean_score(base, base)
+        return "improved" if better and found[-1].ucb95 <= self.context.tolerance else choices[made].verdict
+
     def _calibrated(self, index: int, stage: ResolvedStage, start: Start) -> ResolvedStage:
         """The stage with the rate and the share of replay that its pilots found."""
         found = calibrate(
@@ -245,13 +264,17 @@ class _Fold:
 
     def _judging(self, index: int, standing: _Standing) -> tuple[Start, Sequence[Probe], Sequence[Measurement]]:
         """Where a stage begins, the exams that judge it, and what the base made of them."""
-        wanted = self.prepared.recipe.stages[index].judged_by == "loss"
-        probes = self.prepared.domain
-        exams = [p for p in probes if (kinds.kind(p.spec.kind).method == "loss") == wanted] or list(probes)
+        exams = self._exams(index)
         names = {p.spec.name for p in exams}
         base = [m for m in self.measured.exams if m.probe in names]
         score = mean_score([m for m in standing.to_beat if m.probe in names], base)
         return Start(checkpoint=standing.start, domain=score), exams, base
+
+    def _exams(self, index: int) -> Sequence[Probe]:
+        """The exams that judge a stage: of its own kind, or all where there are none."""
+        wanted = self.prepared.recipe.stages[index].judged_by == "loss"
+        probes = self.prepared.domain
+        return [p for p in probes if (kinds.kind(p.spec.kind).method == "loss") == wanted] or list(probes)
 
 
 def _named(prepared: Prepared, backend: Backend) -> tuple[Base, Renderer]:
@@ -352,6 +375,12 @@ def _known(folder: RunFolder) -> Mapping[str, Any]:
     if not folder.key_file.is_file():
         return {}
     return json.loads(folder.key_file.read_text(encoding="utf-8"))
+
+
+def _timed(known: Mapping[str, Any]) -> Measured | None:
+    """What an earlier sitting timed; None where no budget asked for it."""
+    training = known.get("tokens_per_second")
+    return None if training is None else Measured(training=training, probing=known.get("probe_seconds", 0.0))
 
 
 def space_needed(prepared: Prepared) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from temper import events
-from temper.errors import MachineError, RecipeError
+from temper.errors import MachineError, RecipeError, writing
 from temper.events import Event, Resumed, RunFinished
 
 
@@ -62,13 +62,8 @@ class RunFolder:
     def append(self, event: Event) -> Event:
         """Stamps and writes an event."""
         stamped = dataclasses.replace(event, at=time.time())
-        try:
+        with writing(self.log):
             events.append(self.log, stamped)
-        except OSError as error:
-            raise MachineError(
-                f"{self.log}: could not be written ({error}); expected a writable folder with free space; free some "
-                "space, then run the same command again to continue"
-            ) from None
         return stamped
 
     def events(self) -> list[Event]:

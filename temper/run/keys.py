@@ -11,7 +11,7 @@ import temper
 from temper.data.digests import remembered_digests
 from temper.model.protocol import Backend, Checkpoint
 from temper.probes import suites
-from temper.probes.base import ProbeSpec
+from temper.probes.base import Probe, ProbeSpec
 from temper.recipe.resolve import ResolvedStage
 from temper.run.prepare import Prepared
 from temper.techniques.cpt import ResolvedCPT
@@ -28,7 +28,8 @@ def run_key(prepared: Prepared, backend: Backend) -> dict[str, object]:
     return {
         **_judging(prepared), "data": [_rows_of(i) for i in prepared.inventories],
         "stages": [_values_of(s) for s in prepared.resolved.stages],
-        "tokens_per_second": prepared.facts[0].tokens_per_second, "threads": prepared.tuning.threads,
+        "tokens_per_second": prepared.facts[0].tokens_per_second,
+        "probe_seconds": prepared.facts[0].probe_seconds, "threads": prepared.tuning.threads,
         "precision": prepared.tuning.precision,
         **({"other models": others} if others else {}),
     }  # fmt: skip
@@ -40,7 +41,7 @@ def stage_key(prepared: Prepared, index: int, start: Checkpoint, backend: Backen
     others = _others(stage, backend)
     settled = {
         **_judging(prepared), "data": _rows_of(prepared.inventories[index]), "values": _values_of(stage),
-        **({"other models": others} if others else {}),
+        "precision": prepared.tuning.precision, **({"other models": others} if others else {}),
     }  # fmt: skip
     return digest([settled, weights_digest(start)])
 
@@ -51,7 +52,7 @@ def _judging(prepared: Prepared) -> dict[str, object]:
     return {
         "base": prepared.base.sha256, "tolerance": recipe.tolerance, "prefer": recipe.prefer,
         "floors": dict(recipe.floors), "seed": recipe.seed, "version": temper.__version__,
-        "domain probes": [[p.spec.name, p.spec.kind, digest([dict(i) for i in p.items])] for p in prepared.domain],
+        "domain probes": [_exam(p) for p in prepared.domain],
         "suite": [_asked(s) for s in prepared.suite],
     }  # fmt: skip
 
@@ -71,8 +72,14 @@ def _others(stage: ResolvedStage, backend: Backend) -> list[str]:
 
 
 def _rows_of(inventory: Inventory) -> list[list[str]]:
-    tasks = [["tasks", digest([row.id for row in inventory.tasks])]] if inventory.tasks else []
+    # A reward may read any column of a task, not only those that its id is made of.
+    tasks = [["tasks", digest([[row.id, dict(row.fields)] for row in inventory.tasks])]] if inventory.tasks else []
     return [*([rows.name, rows.fingerprint] for rows in (*inventory.domain, *inventory.general)), *tasks]
+
+
+def _exam(probe: Probe) -> list[object]:
+    spec = probe.spec
+    return [spec.name, spec.kind, spec.max_new_tokens, digest([dict(i) for i in probe.items])]
 
 
 def _asked(spec: ProbeSpec) -> Mapping[str, object]:

@@ -5,20 +5,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from temper.data.datum import count_tokens
 from temper.data.documents import open_tables
-from temper.data.mixture import left_out
+from temper.data.lint import Finding, mix_findings, with_codes
 from temper.data.render import Renderer
 from temper.data.rows import Fault, Row, open_table, read_table, refuse
-from temper.data.split import is_held_out
+from temper.data.split import is_held_out, key_of
+from temper.errors import DataError, RecipeError
 from temper.events import Setting
-from temper.losses import Term
 from temper.model.protocol import Backend, Base, Policy, Precision, TrainSpec, Tuning
 from temper.probes import suites
 from temper.probes.base import Probe, ProbeSpec, text_of
@@ -26,21 +24,20 @@ from temper.probes.domain import document_probe, domain_probe
 from temper.recipe.facts import Facts
 from temper.recipe.look import beside
 from temper.recipe.resolve import Resolved, ResolvedStage, resolve, step_tokens
-from temper.recipe.schema import DataFile, DomainProbe, Recipe
+from temper.recipe.schema import DataFile, DomainProbe, Recipe, Stage
+from temper.run import timing
 from temper.techniques.base import Plan, Technique
 from temper.techniques.cpt import CPT, trained_instead
 from temper.techniques.distill import Distill, check_tokens
-from temper.techniques.inventory import Exams, Inventory, take_stock
+from temper.techniques.general import check_mix, check_names
+from temper.techniques.inventory import Exams, Inventory, refuse_cut, take_stock
 from temper.techniques.judging import with_held_out
 
 Progress = Callable[[str, int, int], None]
-SPEED_ROWS = 512
 COMPILE_TOKENS = 500_000
 """Trained tokens from which compiling kernels pays on a CPU: it gives some percent and takes up to a minute."""
 LOOKED_OVER = 32_000_000
 """Bytes up to which a file of rows is read whole before the model is located."""
-SPEED_TOKENS = 2048
-"""Tokens of the trial pass that measures the speed."""
 
 
 class Tuned(NamedTuple):
@@ -68,6 +65,11 @@ class Prepared:
     compiles: bool
     """Whether elementwise kernels are compiled."""
 
+    @property
+    def questions(self) -> timing.Questions:
+        """What its looks ask."""
+        return timing.Questions(renderer=self.renderer, suite=self.suite, domain=self.domain)
+
     def plan(self, index: int) -> Plan:
         """What stage `index` (from 0) trains on."""
         return self.plan_of(index, self.resolved.stages[index])
@@ -82,24 +84,32 @@ class Prepared:
         told = list(self.resolved.notices)
         for index, (stage, inventory) in enumerate(zip(self.recipe.stages, self.inventories, strict=True)):
             told += [f"stages.{index}.data: {text}" for source in stage.data if (text := beside(source.file))]
-            told += [*inventory.notices, *self.mix_notices(index)]
+            told += [*inventory.notices, *self.plan(index).notices]
         if self.renderer.notice:
             told.append(f"base: {self.renderer.notice}")
         return tuple(told)
 
-    def mix_notices(self, index: int) -> tuple[str, ...]:
-        """What stage `index` mixes too often, hardly or not at all."""
+    def findings(self) -> tuple[Finding, ...]:
+        """What the linter says of the rows, and of what is mixed with them."""
+        return tuple(f for n, inventory in enumerate(self.inventories) for f in (*inventory.findings, *self._mix(n)))
+
+    def _mix(self, index: int) -> tuple[Finding, ...]:
+        """What stage `index` leaves out; a category of which a source is named is not left out."""
         asked = self.recipe.stages[index].replay
-        told: tuple[str, ...] = ()
-        if asked is not None and asked.categories:
-            stocks = {**self.facts[index].available_sources, **self.facts[index].available_replay}
-            known = {name: stocks[name] for name in stocks if name in self.facts[index].available_replay}
-            told = left_out(asked.categories, known | {n: stocks.get(n, 0) for n in asked.categories})
-        return (*told, *self.plan(index).notices)
+        if asked is None or not asked.categories or not self.resolved.stages[index].replay_share:
+            return ()
+        named = {rows.category for rows in self.inventories[index].general if rows.name in asked.categories}
+        available = {c: tokens for c, tokens in self.facts[index].available_replay.items() if c not in named}
+        return mix_findings(asked.categories, available, where=f"stages.{index}.replay.from")
 
 
 def prepare(
-    recipe: Recipe, backend: Backend, progress: Progress, *, speed: float | None = None, tuned: Tuned | None = None
+    recipe: Recipe,
+    backend: Backend,
+    progress: Progress,
+    *,
+    known: timing.Measured | None = None,
+    tuned: Tuned | None = None,
 ) -> Prepared:
     """Locates the model, reads and renders the rows, resolves every value.
 
@@ -107,15 +117,17 @@ def prepare(
         recipe: As loaded.
         backend: Of the models.
         progress: Told what is being done.
-        speed: Trained tokens per second, when known from an earlier sitting; measured if a time budget needs it.
+        known: Timed by an earlier sitting; timed here if a time budget needs it.
         tuned: Threads and precision of an earlier sitting; else the recipe's, else timed.
     """
     suite = _suite(recipe)
+    with with_codes():
+        _look_over([source for stage in recipe.stages for source in stage.data])
     recipe = with_held_out(recipe)
-    exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
-    for stage in recipe.stages:
-        for source in stage.data:
-            _look_over(source)
+    with with_codes():
+        exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
+    for index, stage in enumerate(recipe.stages):
+        check_names(stage.replay, where=f"stages.{index}.replay.from")
     progress("locating the model", 0, 1)
     base, renderer = _models(recipe, backend)
     tuning = backend.tune(*(tuned or _asked_of_machine(recipe)))
@@ -129,19 +141,22 @@ def prepare(
     def answer() -> Policy:
         return backend.open(base.checkpoint)
 
-    inventories = tuple(
-        take_stock(recipe, stage, base, renderer, exams=exams, answer=answer, progress=progress)
-        for stage in recipe.stages
-    )
     shape = backend.shape(base.folder)
+    inventories = tuple(
+        _looked_at(
+            take_stock(recipe, stage, base, renderer, exams=exams, answer=answer, progress=progress),
+            stage, shape.context, where=f"stages.{index}",
+        )
+        for index, stage in enumerate(recipe.stages)
+    )  # fmt: skip
     facts = tuple(inventory.facts(shape, len(exams.rows)) for inventory in inventories)
     resolved = resolve(recipe, *facts)
-    timed = recipe.budget is not None and (recipe.budget.minutes or recipe.budget.gpu_hours)
-    if speed is None and timed:
+    questions = timing.Questions(renderer=renderer, suite=suite, domain=domain)
+    if known is None and recipe.budget is not None and (recipe.budget.minutes or recipe.budget.gpu_hours):
         progress("measuring the speed", 0, 1)
-        speed = measure_speed(backend, base, resolved.stages[0], inventories[0])
-    if speed is not None:
-        facts = tuple(replace(f, tokens_per_second=speed) for f in facts)
+        known = _timed(backend, base, questions, resolved.stages, inventories[0])
+    if known is not None:
+        facts = tuple(replace(f, tokens_per_second=known.training, probe_seconds=known.probing) for f in facts)
         resolved = resolve(recipe, *facts)
     compiles = _compiles(recipe, tuning, resolved, facts)
     resolved = replace(resolved, settings=(*resolved.settings, *_machine_settings(recipe, tuning, compiles)))
@@ -155,6 +170,18 @@ def prepare(
     return prepared
 
 
+def _looked_at(inventory: Inventory, stage: Stage, context: int | None, *, where: str) -> Inventory:
+    """The inventory with what is found once all rows of a stage are there."""
+    if stage.learns != "text":
+        refuse_cut(inventory, context)
+    try:
+        mixed = check_mix(stage.replay, inventory.general, where=f"{where}.replay.from")
+    except DataError as error:  # why there is nothing of it is told in the notices, which end here
+        why = [notice for notice in inventory.notices if notice.startswith("replay.")]
+        raise DataError("\n".join([str(error), *why])) from None
+    return replace(inventory, findings=(*inventory.findings, *mixed))
+
+
 def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
     """The base, with the tokens that a stage adds; a teacher with other tokens is refused here."""
     base = backend.locate(recipe.base)
@@ -163,6 +190,12 @@ def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
         base = backend.extended(base, words)
     renderer = Renderer.load(base.folder)
     for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, Distill) and words and not stage.teacher:
+            raise RecipeError(
+                f"stages.{index}.teacher: found none beside add_tokens ({', '.join(words)}) of another stage, and the "
+                "model that the run starts from has not got these tokens and cannot judge them; expected one that has "
+                "them; leave add_tokens out, or remove this stage"
+            )
         if isinstance(stage, Distill) and stage.teacher:
             where = f"{stage.teacher} (stages.{index}.teacher)"
             check_tokens(renderer, Renderer.load(backend.locate(stage.teacher).folder), where=where)
@@ -179,21 +212,31 @@ def train_spec(stage: ResolvedStage, seed: int, below: Path | None = None) -> Tr
     )  # fmt: skip
 
 
-def measure_speed(backend: Backend, base: Base, stage: ResolvedStage, inventory: Inventory) -> float:
-    """Tokens per second of a forward and backward pass over real rows here, after a warm-up; nothing is learnt."""
-    learner = backend.open(base.checkpoint, train_spec(stage, 0)).learner
-    rows = inventory.sample(SPEED_ROWS)
-    while count_tokens(rows) > SPEED_TOKENS and len(rows) > 2:
-        rows = rows[: len(rows) // 2]
-    learner.forward_backward(rows[:2], (Term(loss="ce"),))
-    started = time.monotonic()
-    learner.forward_backward(rows, (Term(loss="ce"),))
-    return count_tokens(rows) / (time.monotonic() - started)
+def _timed(
+    backend: Backend, base: Base, questions: timing.Questions, stages: Sequence[ResolvedStage], inventory: Inventory
+) -> timing.Measured:
+    """What training and all looks take here."""
+    training = timing.training_speed(backend.open(base.checkpoint, train_spec(stages[0], 0)), inventory)
+    rows = inventory.sample(timing.TRIAL_ROWS)
+    answering = timing.answering_speed(backend.open(base.checkpoint), questions, rows)
+    return timing.Measured(training=training, probing=timing.probing_seconds(questions, stages, answering))
 
 
-def _look_over(source: DataFile) -> None:
-    """Refuses bad rows before a model is fetched; of a large file only the beginning is read twice."""
-    for stream in open_tables(source.file, source.columns):
+def _look_over(sources: Sequence[DataFile]) -> None:
+    """Refuses bad rows before a model is fetched, those of all files at once."""
+    found: list[str] = []
+    for source in dict.fromkeys((source.file, tuple((source.columns or {}).items())) for source in sources):
+        try:
+            _read_over(source[0], dict(source[1]))
+        except DataError as error:
+            found.append(str(error))
+    if found:
+        raise DataError("\n".join(found))
+
+
+def _read_over(file: Path, columns: Mapping[str, str]) -> None:
+    """Every row once; of a large file only the beginning, since it is read again."""
+    for stream in open_tables(file, columns):
         if stream.path.is_file() and stream.path.stat().st_size > LOOKED_OVER:
             first = next(iter(stream.blocks()), None)
             refuse([row for row in stream.parse(first) if isinstance(row, Fault)] if first else [])
@@ -218,8 +261,19 @@ def _exam_rows(probe: DomainProbe) -> tuple[Row, ...]:
         return read_table(probe.file, columns=probe.columns).rows
     is_text = probe.metric == "loss"
     streams = open_tables(probe.file, probe.columns) if is_text else (open_table(probe.file, probe.columns),)
-    rows = (row for stream in streams for row in stream.rows())
-    return tuple(r for r in rows if probe.split is None or is_held_out(r, share=probe.split, group=probe.group))
+    rows = [row for stream in streams for row in stream.rows()]
+    if probe.split is None:
+        return tuple(rows)
+    held = tuple(row for row in rows if is_held_out(row, share=probe.split, group=probe.group))
+    if not held:
+        groups = (
+            f" in {len({key_of(row, probe.group) for row in rows})} groups by {probe.group!r}" if probe.group else ""
+        )
+        raise DataError(
+            f"{probe.file}: found {len(rows)} rows{groups}, of which a split of {probe.split:.3g} holds none back; "
+            f"expected some to ask; raise `split`, add rows{', or group by a finer column' if groups else ''}"
+        )
+    return held
 
 
 def _domain_probe(asked: DomainProbe, rows: tuple[Row, ...], renderer: Renderer) -> Probe:

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from temper.events import Choice, Event, Reused, StageStarted
+from temper.events import Choice, Event, GateReport, Reused, StageStarted, Step, Verdict
 from temper.run.folder import RunFolder
 from temper.run.keys import WEIGHTS
 
 
-def find(folder: RunFolder, stage: str, key: str) -> RunFolder | None:
-    """A run beside this one that has finished the same stage and still has its result."""
+def find(folder: RunFolder, stage: str, key: str, *, forced: bool = False) -> RunFolder | None:
+    """A run beside this one that has finished the same stage and still has its result.
+
+    Args:
+        folder: Of this run.
+        stage: Its id.
+        key: What makes two stages the same.
+        forced: Whether this run starts a stage although its gate refuses.
+    """
     for log in sorted(folder.root.parent.glob("*/events.jsonl")):
         other = RunFolder(root=log.parent)
         if other.root == folder.root or key not in log.read_text(encoding="utf-8"):
             continue
-        choice = _choice(other, stage, key)
+        choice = _choice(other, stage, key, forced=forced)
         if choice is not None and (other.root / choice.path).is_dir():
             return other
     return None
@@ -38,11 +46,20 @@ def take_over(folder: RunFolder, other: RunFolder, stage: str) -> list[Event]:
     return [folder.append(event) for event in told]
 
 
-def _choice(other: RunFolder, stage: str, key: str) -> Choice | None:
-    found = other.events()
-    if not any(isinstance(e, StageStarted) and (e.stage, e.key) == (stage, key) for e in found):
+def _choice(other: RunFolder, stage: str, key: str, *, forced: bool) -> Choice | None:
+    found = [e for e in other.events() if getattr(e, "stage", "") == stage]
+    begun = next((e for e in found if isinstance(e, StageStarted) and e.key == key), None)
+    if begun is None or _cut_short(found, begun.steps):
         return None
-    return next((e for e in found if isinstance(e, Choice) and e.stage == stage), None)
+    if not forced and any(isinstance(e, GateReport) and e.forced for e in found):
+        return None
+    return next((e for e in found if isinstance(e, Choice)), None)
+
+
+def _cut_short(found: Sequence[Event], steps: int) -> bool:
+    """Whether a stage ended before its last step although nobody said stop."""
+    taken = max((e.step for e in found if isinstance(e, Step)), default=0)
+    return taken < steps and not any(isinstance(e, Verdict) and e.level == "stop" for e in found)
 
 
 def _linked(source: str, target: str) -> str:

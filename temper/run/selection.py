@@ -10,10 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from temper.decide.drop import Drop, general_drop
-from temper.decide.frontier import Aim, Point, Selection, choose, domain_draws, eligible, kept
+from temper.decide.frontier import (
+    BITS_SAVED,
+    Aim,
+    Point,
+    Selection,
+    choose,
+    domain_draws,
+    eligible,
+    kept,
+    not_better,
+)
 from temper.decide.promise import next_line, next_to_confirm
 from temper.events import Answer, Candidate, CheckpointSaved, Measurement, Noticed
 from temper.model.protocol import BASE, Checkpoint, Policy
+from temper.probes import kinds
 from temper.probes.base import Measured, Probe, Where
 from temper.probes.collapse import find_collapse
 from temper.run.context import Context, Start, mean_score
@@ -46,9 +57,12 @@ class Judge:
     def aim(self) -> Aim:
         """What a candidate has to reach."""
         context = self.context
+        is_text = all(kinds.kind(probe.spec.kind).method == "loss" for probe in self.exams)
         return Aim(
-            tolerance=context.tolerance, base_domain=self.start.domain, prefer=context.prefer, floors=context.floors
-        )
+            tolerance=context.tolerance, base_domain=self.start.domain, prefer=context.prefer, floors=context.floors,
+            start="the base" if self.start.checkpoint.id == BASE else "its start",
+            measure=BITS_SAVED if is_text else "domain",
+        )  # fmt: skip
 
     @property
     def exams(self) -> Sequence[Probe]:
@@ -144,9 +158,10 @@ class Judge:
     def _logged(self, point: Point) -> Point:
         assert point.drop is not None
         keeps, reason = eligible(point.drop, self.context.tolerance, self.context.floors)
-        parts = (point.made, reason, point.collapsed)
+        beaten = not_better(point, self.aim)
+        parts = (point.made, beaten, reason, point.collapsed)
         told = "; ".join(part for part in parts if part)
-        self.context.log(self._candidate(point, told, keeps=keeps and point.domain > self.start.domain))
+        self.context.log(self._candidate(point, told, keeps=keeps and not beaten))
         return point
 
     def _candidate(self, point: Point, reason: str, *, keeps: bool) -> Candidate:
@@ -156,7 +171,7 @@ class Judge:
             stage=self.stage, step=point.step, alpha=point.alpha, checkpoint=point.checkpoint, path=point.path,
             domain=point.domain, drop=drop.drop, lcb95=drop.lcb95, ucb95=drop.ucb95,
             axes={name: axis.drop for name, axis in drop.axes.items()}, split=point.split, eligible=keeps,
-            reason=reason,
+            reason=reason, exams=tuple(probe.spec.name for probe in self.exams),
         )  # fmt: skip
 
 

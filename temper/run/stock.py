@@ -53,7 +53,7 @@ class _Unopened:
 
 
 def measure_base(
-    prepared: Prepared, backend: Backend, *, seconds: float, progress: Progress, longest: float = LONGEST
+    prepared: Prepared, backend: Backend, *, seconds: float, progress: Progress
 ) -> tuple[Measurement, ...]:
     """What the base scores on the selection half of the domain probes; nothing where asking it would take too long.
 
@@ -64,12 +64,11 @@ def measure_base(
         backend: Of the models.
         seconds: That it is expected to take, see `estimate`; said to the person who waits.
         progress: Told (what, done, of).
-        longest: Seconds from which the base is not asked.
     """
     base = prepared.base
 
     def opened() -> Policy:
-        if seconds > longest:
+        if seconds > LONGEST:
             raise _TooLong
         return backend.open(base.checkpoint)
 
@@ -80,7 +79,7 @@ def measure_base(
         found = suites.run_suite(
             cast("Policy", _Unopened(opened)), prepared.renderer, prepared.domain, split="selection",
             where=Where(checkpoint=base.checkpoint.id), cache=answers_cache(base.sha256, prepared.tuning),
-            progress=told if seconds <= longest else None,
+            progress=told if seconds <= LONGEST else None,
         )  # fmt: skip
     except _TooLong:
         return ()

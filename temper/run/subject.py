@@ -60,6 +60,11 @@ def find(name: str, backend: Backend) -> Subject:
         return _of_run(name, folder, backend)
     if (folder / ADAPTER_CONFIG).is_file():
         return _of_adapter(name, folder, backend)
+    if name.startswith((".", "~", "/")) and not folder.is_dir():
+        raise CheckpointError(
+            f"{name}: found no such folder; expected the folder of a run, of a model or of an adapter, a hub id, or a "
+            "built-in name; correct the path"
+        )
     base = backend.locate(name)
     return Subject(name=name, checkpoint=base.checkpoint, base=base, identity=base.sha256)
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from temper.errors import DataError, MachineError
+from temper.errors import DataError, writing
 from temper.train import Taken
 
 
@@ -32,15 +32,10 @@ def write(path: Path, taken: Taken) -> None:
         [d.source, d.row, len(d.tokens), d.supervised, round(loss, 4)]
         for d, loss in zip(taken.datums, taken.by_row, strict=True)
     ]
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": taken.step.step, "rows": rows}, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise MachineError(
-            f"{path}: could not be written ({error}); expected a writable folder with free space; free some space, "
-            "then run the same command again to continue"
-        ) from None
 
 
 def read(path: Path, step: int) -> tuple[TracedRow, ...]:

@@ -3,8 +3,7 @@
 - `bootstrap`: paired comparison. `loss_rise`, `score_fall` and `average` build a `Drawn` (a figure with its resampled
   values), `Drawn.estimate` turns it into one-sided bounds. Items that share a passage are resampled as one cluster.
 - `counts`: right and wrong answers: `wilson`, `transitions`, `mcnemar`, `pass_at_k`.
-- `planning`: what so many items can show: `noninferiority_margin`, `noninferiority_p`, `required_items`,
-  `resolution_from_noise`.
+- `normal`: `z_value`, how many standard errors a one-sided bound is away.
 - `sequential`: bounds that hold jointly over many looks at the same items: `spending_limits`, `joint_lower_bounds`.
 - `drop`: the one arithmetic of the general drop, from measurements; guard, choice and report share it.
 
@@ -26,14 +25,7 @@ from temper.stats.bootstrap import (
     score_fall,
 )
 from temper.stats.counts import Interval, Transitions, mcnemar, pass_at_k, transitions, wilson
-from temper.stats.planning import (
-    Noise,
-    noninferiority_margin,
-    noninferiority_p,
-    required_items,
-    resolution_from_noise,
-    z_value,
-)
+from temper.stats.normal import z_value
 from temper.stats.sequential import Figures, joint_lower_bounds, spending_limits
 
 __all__ = [
@@ -44,19 +36,14 @@ __all__ = [
     "Figures",
     "Generator",
     "Interval",
-    "Noise",
     "Transitions",
     "average",
     "generator",
     "joint_lower_bounds",
     "loss_rise",
     "mcnemar",
-    "noninferiority_margin",
-    "noninferiority_p",
     "pass_at_k",
-    "required_items",
     "resampled_sums",
-    "resolution_from_noise",
     "score_fall",
     "spending_limits",
     "transitions",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+
+from temper.stats.normal import z_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class Transitions:
 def wilson(hits: float, trials: int, *, confidence: float = 0.95) -> Interval:
     """Wilson score interval of a proportion, two-sided; sensible at 0 and at all hits too."""
     assert trials > 0 and 0 <= hits <= trials, f"{hits} of {trials}"
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = z_value(0.5 + confidence / 2)
     p, scale = hits / trials, 1 + z * z / trials
     centre = (p + z * z / (2 * trials)) / scale
     half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / scale

@@ -89,7 +89,9 @@ class DPO(Stage):
 
         def feed(start: int, live: Live) -> Iterator[list[Datum]]:
             def opinion(rows: Rows) -> Array | None:
-                return reference(rows, live, fresh=start == 0) if stage.loss == "dpo" else None
+                if stage.loss != "dpo":
+                    return None
+                return reference(rows, live, fresh=start == 0, four_bit=stage.four_bit)
 
             mixed = mixture(stage, _paired(stage, inventory, opinion), seed=seed)
             return map(numbered, batches(stage, mixed, start))

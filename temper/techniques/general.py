@@ -9,14 +9,17 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from temper import registry
 from temper.calibrate import rules
 from temper.data import catalog, replay, selfplay
-from temper.data.datum import Datum
+from temper.data.datum import Datum, count_supervised
+from temper.data.lint import Finding, as_error, mix_findings
 from temper.data.render import Renderer
 from temper.data.rows import Message, Row
-from temper.data.selfplay import CATEGORY, Author, Draw, OwnReplay
-from temper.errors import DataError, MachineError, MissingExtra
+from temper.data.selfplay import CATEGORY, Author, Draw, Kind, OwnReplay
+from temper.errors import DataError, MachineError, MissingExtra, RecipeError
 from temper.events import Role
 from temper.model.protocol import Base, Completion, Policy, Sampling, Tokens
 from temper.recipe.inputs import Replay
@@ -25,6 +28,10 @@ from temper.techniques.foretell import foretell
 OWN_PROMPTS = 400
 """Prompts the base answers when the recipe does not say."""
 REFUSAL_SOURCE = "safety"
+PROMPTS_ONLY = "chat_replay"
+"""The source of the catalogue that asks and answers nothing."""
+OWN = ("own-chat", "own-free", *(f"own-{category}" for category in replay.CATEGORIES))
+"""Sources that the base model writes."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -49,7 +56,57 @@ class General:
 
     rows: tuple[Rows, ...]
     notices: tuple[str, ...]
-    """Sources that the recipe names and that cannot be had here, and how to get them."""
+    """Sources that cannot be had here, and how to get them; kinds of its own of which the base wrote nothing usable."""
+
+
+def check_names(wanted: Replay | None, *, where: str) -> None:
+    """Refuses what `replay.from` names and nobody has, before a model is fetched or writes anything.
+
+    Args:
+        wanted: What the recipe says.
+        where: Dotted recipe path of `from`.
+    """
+    known = catalog.sources(optional=True)
+    train = {name for name, entry in known.items() if entry.role == "train" and name != PROMPTS_ONLY}
+    categories = tuple(dict.fromkeys((*replay.CATEGORIES, *(known[name].category for name in known if name in train))))
+    for name, weight in ((wanted and wanted.categories) or {}).items():
+        if name in (*categories, *OWN) or name in train:
+            continue
+        if name == PROMPTS_ONLY:
+            found = f"the source {name}, which has prompts without answers"
+            raise RecipeError(
+                f"{where}.{name}: found {found}; expected rows; write instruction, the base's own answers"
+            )
+        if name in known:
+            raise as_error(mix_findings({name: weight or 1}, {}, eval_only=(name,), where=where))
+        raise RecipeError(
+            f"{where}.{name}: found no general data of this name; expected a category ({', '.join(categories)}) or a "
+            f"source of the catalogue; {registry.hint(name, [*categories, *train, *OWN])}remove it or correct its name"
+        )
+
+
+def check_mix(wanted: Replay | None, rows: Sequence[Rows], *, where: str) -> tuple[Finding, ...]:
+    """What `replay.from` leaves out, and its refusal where there is nothing of what it names.
+
+    A source of the catalogue that cannot be had here is no fault of the recipe, as long as others are there.
+    """
+    asked = (wanted.categories if wanted is not None and wanted.share != 0 else None) or {}
+    if not asked:
+        return ()
+    there: dict[str, int] = {}
+    for source in rows:
+        names = {source.name, source.category} & set(asked) or {source.category}
+        for name in names:
+            there[name] = there.get(name, 0) + count_supervised(source.datums)
+    away = [n for n, weight in asked.items() if weight > 0 and not there.get(n) and n in catalog.sources(optional=True)]
+    if away and not any(there.get(name) for name, weight in asked.items() if weight > 0):
+        local = wanted.local if wanted is not None else None
+        hows = "; ".join(catalog.how_to_get(name, local=local) for name in away)
+        raise DataError(f"{where}: found nothing of {', '.join(away)} here; expected rows to mix; {hows}")
+    found = mix_findings({n: weight for n, weight in asked.items() if n not in away}, there, where=where)
+    if errors := [f for f in found if f.level == "error"]:
+        raise as_error(errors)
+    return found
 
 
 def gather(
@@ -68,13 +125,20 @@ def gather(
     """
     rows, notices = _catalogue(wanted, renderer)
     play = wanted.own.play(seed) if wanted.own else OwnReplay(count=OWN_PROMPTS, seed=seed)
-    return General(rows=(*rows, *_own(play, base, renderer, answer, progress)), notices=notices)
+    own, unheard = _own(play, base, renderer, answer, progress)
+    return General(rows=(*rows, *own), notices=(*notices, *unheard))
 
 
 def _catalogue(wanted: Replay, renderer: Renderer) -> tuple[list[Rows], tuple[str, ...]]:
     """The sources that are always there, and those that the recipe names itself or by a category of their own."""
     asked = wanted.categories or {}
     usual = catalog.sources()
+    held = [name for name, source in catalog.sources(optional=True).items() if source.role != "train" and name in asked]
+    if held:
+        raise DataError(
+            f"replay.from.{held[0]}: [M003] found a source that is there to be measured on; expected rows to train on, "
+            "since learning it would make the measurement worthless; take it out of the mixture"
+        )
     found: list[Rows] = []
     notices: list[str] = []
     for source in catalog.sources(optional=True).values():
@@ -104,24 +168,36 @@ def _load(source: catalog.Source, wanted: Replay, notices: list[str]) -> Sequenc
 
 def _own(
     play: OwnReplay, base: Base, renderer: Renderer, answer: Callable[[], Policy], progress: Progress | None
-) -> list[Rows]:
-    """What the base model wrote: shipped, cached, or written now."""
+) -> tuple[list[Rows], list[str]]:
+    """What the base model wrote: shipped, cached, or written now; a notice of every kind of which nothing is left."""
     author = Author(sample=_sampler(answer), renderer=renderer, base=base.sha256, end=renderer.end_tokens)
-    asked = prompts(play.seed)
+    asked = prompts(play.seed) if "answers" in play.kinds else []
     told = foretell(play, author, asked, progress)
     paths = selfplay.generate(author, play, asked=asked, progress=_told(progress, told))
     found: list[Rows] = []
+    notices: list[str] = []
     for kind, path in paths.items():
-        if kind == "free":
-            texts = selfplay.read_documents(path)
-            rows = [Row(id=str(n), messages=(), origin=f"own text:{n}", text=d.text) for n, d in enumerate(texts)]
-            found += _own_rows("own-free", CATEGORY["free"], rows, renderer)
-            continue
-        answers = replay.read(path)
-        for category in dict.fromkeys(a.category for a in answers):
-            rows = [_row(str(n), a.messages, "own answers") for n, a in enumerate(answers) if a.category == category]
-            name = f"own-{category}" if kind == "answers" else "own-chat"
-            found += _own_rows(name, category, rows, renderer)
+        made = _own_texts(path, renderer) if kind == "free" else _own_answers(kind, path, renderer)
+        found += made
+        if not made:
+            what = f"none of the {play.parts()[kind]} samples of the kind {kind} was usable, so nothing of it is mixed"
+            notices.append(f"replay.own: {what}; raise count or max_new_tokens, or leave the kind out")
+    return found, notices
+
+
+def _own_texts(path: Path, renderer: Renderer) -> list[Rows]:
+    texts = selfplay.read_documents(path)
+    rows = [Row(id=str(n), messages=(), origin=f"own text:{n}", text=d.text) for n, d in enumerate(texts)]
+    return _own_rows("own-free", CATEGORY["free"], rows, renderer)
+
+
+def _own_answers(kind: Kind, path: Path, renderer: Renderer) -> list[Rows]:
+    """Answers to prompts by category; those to questions that the model asked itself in one."""
+    answers = replay.read(path)
+    found: list[Rows] = []
+    for category in dict.fromkeys(a.category for a in answers):
+        rows = [_row(str(n), a.messages, "own answers") for n, a in enumerate(answers) if a.category == category]
+        found += _own_rows(f"own-{category}" if kind == "answers" else "own-chat", category, rows, renderer)
     return found
 
 

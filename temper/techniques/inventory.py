@@ -8,17 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from temper.data import documents, fetch, filters
 from temper.data.datum import Datum, count_supervised, count_tokens, lengths
 from temper.data.filters import HeldOut
-from temper.data.lint import Finding, Knowledge, Marks, conclude, inspect, know
+from temper.data.lint import Finding, Knowledge, Marks, as_error, conclude, inspect, know, with_codes
+from temper.data.lint.facts import RowFacts
 from temper.data.render import Renderer
-from temper.data.rows import Row, Stream
+from temper.data.rows import Fault, Row, Stream, refuse
 from temper.data.tokenise import Job, Stored, tokenise
 from temper.errors import DataError
 from temper.model.protocol import Base, Policy, Shape, Tokens
@@ -132,7 +136,7 @@ def take_stock(
     wanted = stage.replay if stage.replay is not None and stage.replay.share != 0 else None
     found = wanted and general.gather(wanted, base, renderer, seed=recipe.seed, answer=answer, progress=progress)
     rows, notices = (found.rows, found.notices) if found else ((), ())
-    read = _tasks(recipe, stage, renderer) if stage.learns == "tasks" else _rows(
+    read = _tasks(recipe, stage, renderer, exams) if stage.learns == "tasks" else _rows(
         recipe, stage, base, renderer, exams, progress
     )  # fmt: skip
     return replace(read, general=rows, notices=(*read.notices, *notices))
@@ -141,24 +145,23 @@ def take_stock(
 def _rows(
     recipe: Recipe, stage: Stage, base: Base, renderer: Renderer, exams: Exams, progress: Progress | None
 ) -> Inventory:
-    """The stage's files as tokens, looked over by the linter."""
+    """The stage's files as tokens, looked over by the linter: all together, since a row of one may stand in another."""
+    jobs: list[Job] = []
+    for source, stream in _streams(stage):
+        jobs.append(_job(recipe, stage, source.file, stream, base, _name(stream, jobs)))
+    notes = _notes(jobs, stage, renderer, exams)
+    knowledge = None if notes.is_file() else _know(stage, renderer, exams, sum(_guess(job.source) for job in jobs))
+    look = None if knowledge is None else partial(inspect, knowledge=knowledge)
     domain: list[Rows] = []
     files: list[FileRead] = []
-    findings: list[Finding] = []
+    facts: list[Iterable[RowFacts]] = []
     notices: list[str] = []
-    for source, stream in _streams(stage):
-        knowledge = know(
-            exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique=stage.technique,
-            rows=_guess(stream),
-        )  # fmt: skip
-        job = _job(recipe, stage, source.file, stream, base, _name(stream, domain))
-        notes = _notes(job, renderer, exams)
-        known = notes.is_file()
-        if not known:
-            job = replace(job, inspect=partial(inspect, knowledge=knowledge))
-        stored = tokenise(job, renderer, progress=progress)
+    for job in jobs:
+        with with_codes():
+            stored = tokenise(replace(job, inspect=look), renderer, progress=progress)
+        stream = job.source
         rows = _read(stored, stream, stage)
-        findings += _recall(notes) if known else _findings(stored, knowledge, notes)
+        facts.append(stored.facts or ())
         notices += filters.notices(rows.dropped, rows.rows + _count(rows.dropped), where=stream.path.name)
         files.append(rows)
         domain.append(
@@ -167,34 +170,70 @@ def _rows(
                 datums=stored.store, fingerprint=stored.store.fingerprint[:16],
             )
         )  # fmt: skip
+    found = _recall(notes) if knowledge is None else _keep(notes, _findings(chain.from_iterable(facts), knowledge))
     return Inventory(
-        domain=tuple(domain), general=(), files=tuple(files), findings=tuple(findings), notices=tuple(notices)
+        domain=tuple(domain), general=(), files=tuple(files), findings=tuple(found), notices=tuple(notices)
     )
 
 
-def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer) -> Inventory:
-    """The stage's files as prompts to try; none is tried twice for standing twice in them."""
-    kept: dict[str, Row] = {}
+def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> Inventory:
+    """The stage's files as prompts to try, linted; none is tried twice for standing twice in them."""
+    rows: list[Row] = []
     files: list[FileRead] = []
     notices: list[str] = []
     for source, stream in _streams(stage):
-        found = filters.apply(
-            list(stream.rows()), (*_held_out(recipe, source.file), *stage.filters), where=stream.path.name
-        )
-        dropped = filters.tally(found.dropped)
+        with with_codes():
+            read = list(stream.rows())
+        found = filters.apply(read, (*_held_out(recipe, source.file), *stage.filters), where=stream.path.name)
+        rows += found.rows
         notices += found.notices
-        kept |= {row.id: row for row in found.rows}
         files.append(
             FileRead(
-                path=stream.path, shape=stream.shape, rows=len(found.rows), dropped=dropped, listed=None, cached=False
+                path=stream.path, shape=stream.shape, rows=len(found.rows), dropped=filters.tally(found.dropped),
+                listed=None, cached=False,
             )
-        )
-    if not kept:
+        )  # fmt: skip
+    if not rows:
         names = ", ".join(source.file.name for source in stage.data)
         raise DataError(f"{names}: no tasks are left; expected at least one for technique {stage.technique}")
-    rows = tuple(kept.values())
-    prompts = tuple(renderer.prompt(row.prompt) for row in rows)
-    return Inventory(domain=(), general=(), tasks=rows, prompts=prompts, files=tuple(files), notices=tuple(notices))
+    knowledge = _know(stage, renderer, exams, len(rows))
+    findings = _findings((inspect(row, None, knowledge) for row in rows), knowledge)
+    tasks = _different(rows)
+    with with_codes():
+        prompts = tuple(renderer.prompt(row.prompt, tools=row.tools, where=row.origin) for row in tasks)
+    return Inventory(
+        domain=(), general=(), tasks=tasks, prompts=prompts, files=tuple(files), findings=findings,
+        notices=tuple(notices),
+    )  # fmt: skip
+
+
+def _know(stage: Stage, renderer: Renderer, exams: Exams, rows: int) -> Knowledge:
+    """What the linter has to know of about so many rows."""
+    return know(
+        exam=exams.rows, probes=exams.probes, marks=Marks.of(renderer), technique=stage.technique, rows=rows
+    )  # fmt: skip
+
+
+def _different(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Of copies the first; rows of one content that carry other columns for a reward to read are all kept."""
+    kept: dict[str, Row] = {}
+    for row in rows:
+        named = _told_apart(row, kept)
+        kept.setdefault(named.id, named)
+    return tuple(kept.values())
+
+
+def _told_apart(row: Row, kept: Mapping[str, Row]) -> Row:
+    """The row, under an id of its own where another one of the same content has other columns for a reward to read."""
+    other = kept.get(row.id)
+    if other is None or _columns(other) == _columns(row):
+        return row
+    text = json.dumps([row.id, _columns(row)], sort_keys=True, default=str)
+    return replace(row, id=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _columns(row: Row) -> Mapping[str, object]:
+    return {name: value for name, value in row.fields.items() if name != "id"}
 
 
 def _streams(stage: Stage) -> Iterator[tuple[DataFile, Stream]]:
@@ -241,9 +280,9 @@ def _held_out(recipe: Recipe, file: Path) -> list[HeldOut]:
     ]
 
 
-def _name(stream: Stream, taken: Sequence[Rows]) -> str:
+def _name(stream: Stream, taken: Sequence[Job]) -> str:
     """The file's name, with its folder where two files have the same; with its suffix it is no general source's."""
-    names = {rows.name for rows in taken}
+    names = {job.name for job in taken}
     return str(Path(*stream.path.parts[-2:])) if stream.path.name in names else stream.path.name
 
 
@@ -255,10 +294,9 @@ def _read(stored: Stored, stream: Stream, stage: Stage) -> FileRead:
     """What became of a file; refused when a row of it cannot be used, or none is left."""
     meta, store = stored.store.meta, stored.store
     if meta.faults:
-        more = (
-            f"\n... and {meta.faults - len(meta.shown)} more rows of this file" if meta.faults > len(meta.shown) else ""
-        )
-        raise DataError("\n".join(store.faults()) + more)
+        more = meta.faults - len(meta.shown)
+        with with_codes():
+            raise DataError("\n".join([*store.faults(), *[f"... and {more} more rows of this file"][: more > 0]]))
     dropped = {name: dict(reasons) for name, reasons in meta.dropped.items()}
     if not len(store):
         filters.notices(dropped, _count(dropped), where=stream.path.name)
@@ -273,10 +311,11 @@ def _count(dropped: Mapping[str, Mapping[str, int]]) -> int:
     return sum(count for reasons in dropped.values() for count in reasons.values())
 
 
-def _notes(job: Job, renderer: Renderer, exams: Exams) -> Path:
-    """Where the linter's findings about a file are kept: they follow from its rows and from what must not be learnt."""
+def _notes(jobs: Sequence[Job], stage: Stage, renderer: Renderer, exams: Exams) -> Path:
+    """Where the linter's findings about files are kept: they follow from the rows and what must not be learnt."""
     held = [[row.id, row.origin] for row in exams.rows]
-    key = json.dumps([job.key(renderer), str(job.source.path), held, exams.probes], default=list)
+    read = [[job.key(renderer), str(job.source.path)] for job in jobs]
+    key = json.dumps([stage.technique, read, held, exams.probes], default=list)
     return fetch.cache_dir() / "lint" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
@@ -284,39 +323,71 @@ def _recall(notes: Path) -> list[Finding]:
     return [Finding(**fields) for fields in json.loads(notes.read_text(encoding="utf-8"))]
 
 
-def _findings(stored: Stored, knowledge: Knowledge, notes: Path) -> tuple[Finding, ...]:
-    """The linter's warnings, kept for the next start; its errors end here."""
-    found = conclude(stored.facts or (), knowledge)
-    errors = [f for f in found if f.level == "error"]
-    if errors:
-        raise DataError("\n".join(f"{f.where}: [{f.code}] {f.what}; {f.why}; {f.fix}" for f in errors))
+def _findings(facts: Iterable[RowFacts], knowledge: Knowledge) -> tuple[Finding, ...]:
+    """The linter's warnings; its errors end here."""
+    found = conclude(facts, knowledge)
+    if errors := [f for f in found if f.level == "error"]:
+        raise as_error(errors)
+    return found
+
+
+def _keep(notes: Path, found: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """The findings, written down for the next start."""
     notes.parent.mkdir(parents=True, exist_ok=True)
     with fetch.replacing(notes) as file:
         file.write(json.dumps([asdict(f) for f in found]).encode())
     return found
 
 
+def refuse_cut(inventory: Inventory, context: int | None) -> None:
+    """Refuses rows of answers and prompts with more tokens than the model can read; documents are cut into windows."""
+    if context is None:
+        return
+    faults: list[Fault] = []
+    for rows in inventory.domain:
+        sizes = lengths(rows.datums)
+        for at in np.flatnonzero(sizes > context).tolist():
+            found = (
+                f"{sizes[at]} tokens up to the last one to learn; expected at most {context}, all the model can read"
+            )
+            faults.append(_too_long(rows.datums[at].row, found))
+    for task, prompt in zip(inventory.tasks, inventory.prompts, strict=True):
+        if len(prompt) >= context:
+            found = f"a prompt of {len(prompt)} tokens; expected fewer than {context}, all the model can read"
+            faults.append(_too_long(task.origin, found))
+    with with_codes():
+        refuse(faults)
+
+
+def _too_long(origin: str, found: str) -> Fault:
+    return Fault(row=0, origin=origin, problem=f"{found}; shorten or delete the row, or choose a base that reads more")
+
+
 def shares(inventory: Inventory, share: float, weights: Mapping[str, float]) -> dict[str, float]:
     """Share of each source in the supervised tokens: domain files by size, general sources by name or category.
 
     Within a category the base's own answers and the catalogue's rows stand in for each other as their sizes allow:
-    own answers first, since rows of a foreign style pull the model away from itself.
+    own answers first, since rows of a foreign style pull the model away from itself. A category of which nothing is
+    left beside the sources that are named themselves gives its part to the others.
     """
-    result: dict[str, float] = {}
     total = sum(count_supervised(rows.datums) for rows in inventory.domain)
-    for rows in inventory.domain:
-        result[rows.name] = (1 - share) * count_supervised(rows.datums) / total
+    result = {rows.name: (1 - share) * count_supervised(rows.datums) / total for rows in inventory.domain}
     categories = {rows.category for rows in inventory.general}
     named = {rows.name for rows in inventory.general if rows.name in weights and rows.name not in categories}
+    members = {
+        name: [r for r in inventory.general if (r.name == name if name in named else _is_of(r, name, named))]
+        for name in weights
+    }
+    usable = sum(part for name, part in weights.items() if members[name])
     for name, part in weights.items():
-        if name in named:
-            result[name] = share * part
-            continue
-        sources = [rows for rows in inventory.general if rows.category == name and rows.name not in named]
-        own = [rows for rows in sources if rows.is_own]
-        foreign = [rows for rows in sources if not rows.is_own]
+        own = [rows for rows in members[name] if rows.is_own]
+        foreign = [rows for rows in members[name] if not rows.is_own]
         own_part = OWN_PART if own and foreign else float(bool(own))
         for group, fraction in ((own, own_part), (foreign, 1 - own_part)):
             for rows in group:
-                result[rows.name] = share * part * fraction / len(group)
+                result[rows.name] = share * part / usable * fraction / len(group) if usable else 0.0
     return result
+
+
+def _is_of(rows: Rows, category: str, named: Collection[str]) -> bool:
+    return rows.category == category and rows.name not in named

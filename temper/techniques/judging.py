@@ -5,6 +5,8 @@ Where the recipe names such a probe, that one; else a part of the stage's own do
 
 from __future__ import annotations
 
+from itertools import chain, count
+
 from temper.data.documents import open_tables
 from temper.data.passages import share_to_hold
 from temper.recipe.inputs import DomainProbe
@@ -28,8 +30,12 @@ def with_held_out(recipe: Recipe) -> Recipe:
     if not own:
         return recipe
     unique = {probe.file: probe for probe in own}.values()
-    domain = (*recipe.probes.domain, *unique)
-    return recipe.model_copy(update={"probes": recipe.probes.model_copy(update={"domain": domain})})
+    domain = list(recipe.probes.domain)
+    for probe in unique:
+        taken = {other.label for other in domain}
+        names = chain([probe.name], (f"{probe.name}-{number}" for number in count(2)))
+        domain.append(probe.model_copy(update={"name": next(name for name in names if name not in taken)}))
+    return recipe.model_copy(update={"probes": recipe.probes.model_copy(update={"domain": tuple(domain)})})
 
 
 def _held_out(stage: Stage) -> list[DomainProbe]:
@@ -38,6 +44,7 @@ def _held_out(stage: Stage) -> list[DomainProbe]:
     for source in stage.data:
         rows = [row for stream in open_tables(source.file, source.columns) for row in stream.rows()]
         share = share_to_hold(rows, where=str(source.file))
-        name = f"{source.file.name.split('.')[0]}-{SUFFIX}"
+        named = source.file.parent if "*" in source.file.name else source.file
+        name = f"{named.name.split('.')[0]}-{SUFFIX}"
         probes.append(DomainProbe(file=source.file, name=name, metric="loss", columns=source.columns, split=share))
     return probes

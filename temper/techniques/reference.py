@@ -29,15 +29,16 @@ AT_ONCE = 512
 """Datums scored between two words of progress."""
 
 
-def reference(rows: Rows, live: Live, *, fresh: bool) -> Array:
+def reference(rows: Rows, live: Live, *, fresh: bool, four_bit: bool = False) -> Array:
     """Log-probabilities in nats of all supervised targets under the stage's start, row after row: float32 [targets].
 
     Args:
         rows: What is asked about.
         live: Of the stage.
         fresh: Whether `live.policy` still has the weights of the start; otherwise the start is opened beside it.
+        four_bit: Whether `live.policy` holds them in 4 bits, which are other weights.
     """
-    path = live.cache / "reference" / f"{key(live.start, rows, live.precision)}.npy"
+    path = live.cache / "reference" / f"{key(live.start, rows, live.precision, four_bit=four_bit)}.npy"
     targets = int(supervised_lengths(rows.datums).sum())
     if path.is_file():
         found = np.load(path, mmap_mode="r")
@@ -50,11 +51,12 @@ def reference(rows: Rows, live: Live, *, fresh: bool) -> Array:
     return np.load(path, mmap_mode="r")
 
 
-def key(start: Checkpoint, rows: Rows, precision: Precision = "float32") -> str:
+def key(start: Checkpoint, rows: Rows, precision: Precision = "float32", *, four_bit: bool = False) -> str:
     """Name of what these weights think of these rows: changes with a byte of either, and with how it was computed."""
     folders = (start.path, start.base) if start.adapter else (start.path,)
     weights = [_digests(folder) for folder in folders]
-    return hashlib.sha256(json.dumps([VERSION, weights, rows.fingerprint, precision]).encode()).hexdigest()[:32]
+    parts = [VERSION, weights, rows.fingerprint, precision, *(["4 bits"] if four_bit else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _digests(folder: Path) -> list[list[str]]:

@@ -9,7 +9,6 @@ from tests.arch.source import Source, package, parse
 
 BORDER: Mapping[str, str] = {
     "temper/report/summary.py": "its result is the JSON document of `temper report --json`",
-    "temper/probes/formats.py": "its items have the form of a line of a JSONL file of probe items",
 }
 """path -> which JSON it reads or writes."""
 

@@ -39,6 +39,9 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         said = " ".join(f"Pump {k * 31 + n} feeds valve {k}." for k in range(240))
         (folder / "manual" / f"{n}.txt").write_text(said, encoding="utf-8")
     (folder / "note.txt").write_text("The pump is on. The valve is shut. The tank is dry.", encoding="utf-8")
+    exam = [json.loads(line) for line in (folder / "exam.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked = [{"prompt": row["prompt"].upper(), "reference": row["completion"]} for row in exam[1:4]]
+    write_rows(folder / "asked.jsonl", [*({"prompt": f"sum {n}", "reference": "1"} for n in range(40)), *asked])
     write_rows(folder / "no-rejected.jsonl", [{k: v for k, v in PAIR.items() if k != "rejected"} for _ in range(40)])
     write_rows(folder / "one-less.jsonl", [*([dict(PAIR)] * 2), {**PAIR, "rejected": None}])
     return folder
@@ -89,6 +92,17 @@ CASES: Mapping[str, tuple[Sequence[Mapping[str, Any]], Sequence[str]]] = {
     "a corpus of three sentences": (
         [{**CPT, "data": "note.txt"}, SFT],
         ("note.txt: 51 characters of text", "expected about 96,000 or more", "technique: sft"),
+    ),
+    "a repair by a base that lacks the new tokens": (
+        [
+            {**CPT, "add_tokens": ["autovacuum"], "adapter": "full"},
+            {"technique": "distill", "data": "train.jsonl", "steps": 2},
+        ],
+        ("stages.1.teacher", "beside add_tokens (autovacuum)", "leave add_tokens out", "remove this stage"),
+    ),
+    "tasks that the exam asks": (
+        [SFT, {"technique": "rft", "data": "asked.jsonl", "reward": "exact", "replay": None, "steps": 2}],
+        ("exam.jsonl:2", "[T003] 3 of 24 exam rows stand in the training data", "delete these rows"),
     ),
     "a teacher that is not there": (
         [SFT, {"technique": "distill", "data": "train.jsonl", "steps": 2, "teacher": "./nowhere"}],

@@ -7,6 +7,7 @@ fault, a fresh interpreter shows that none was loaded.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -196,6 +197,23 @@ def test_exam_rows_in_the_training_data_are_refused_with_their_places(recipe: Pa
     write_rows(recipe.parent / "train.jsonl", rows)
     ended = temper("check", recipe)
     refused(ended, "exam.jsonl:1", "T003", "delete")
+
+
+def test_check_json_is_one_document_for_data_that_are_refused_as_well(recipe: Path) -> None:
+    """Whoever read stdout alone got nothing from a check that found errors."""
+    train = recipe.parent / "train.jsonl"
+    train.write_text(GOOD * 4 + '{"prompt": "light", "completion": ""}\n', encoding="utf-8")
+    ended = temper("check", recipe, "--json")
+    refused(ended, "train.jsonl:5: [F003]")
+    document = json.loads(ended.out)
+    (finding,) = document["findings"]
+    assert set(finding) == {"code", "level", "where", "what", "why", "fix"}
+    assert (document["verdict"], finding["code"], finding["level"]) == ("refused", "F003", "error")
+    assert finding["where"] == f"{train}:5"
+    typo = temper("check", recipe, "--json", "--set", "stages.0.lrr=1")
+    document = json.loads(typo.out)
+    assert (typo.code, document["findings"]) == (2, [])
+    assert "lrr" in document["error"]
 
 
 def refused(ended: Ended | Answer, *told: str) -> None:

@@ -163,49 +163,6 @@ def test_pass_at_k_counts_the_draws_without_a_pass():
     assert stats.pass_at_k(4, 0, 4) == 0.0
 
 
-def test_noninferiority_margin_is_the_mean_and_1_645_standard_errors():
-    # mean 0.02, sd sqrt(2 * 0.01^2 / 2) = 0.01, three items: 0.02 + 1.64485 * 0.01 / sqrt(3) = 0.029497
-    assert stats.noninferiority_margin([0.01, 0.02, 0.03]) == pytest.approx(0.029497, abs=1e-6)
-
-
-def test_resolution_weighs_axes_equally_and_probes_within_them():
-    # Axis one: sd 0.2 over 100 items (SE 0.02). Axis two: two probes, sd 0.4 over 100 each (SE 0.04, half weight each).
-    # variance = (0.02 / 2)^2 + 2 (0.04 / 4)^2 = 3e-4; 1.64485 * 0.0173205 = 0.028490
-    noise = stats.Noise
-    axes = [[noise(sd=0.2, items=100)], [noise(sd=0.4, items=100), noise(sd=0.4, items=100)]]
-    assert stats.resolution_from_noise(axes) == pytest.approx(0.028490, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("margin", "confidence", "items"),
-    [(0.01, 0.95, 6183), (0.02, 0.95, 1546), (0.03, 0.95, 687), (0.01, 0.975, 7849), (0.05, 0.975, 314)],
-)
-def test_required_items_for_answers_of_which_one_in_ten_differs(margin: float, confidence: float, items: int):
-    # sd = sqrt(0.1), power 80 %: ((1.64485 + 0.84162) sqrt(0.1) / 0.01)^2 = 6182.6; two-sided 5 % has 1.95996
-    assert stats.required_items(math.sqrt(0.1), margin, confidence=confidence) == items
-
-
-def test_noninferiority_p_is_one_in_twenty_at_the_margin_of_95_percent():
-    # as above: mean 0.02, SE 0.0057735; at the margin 0.029497 the p-value is 0.05, at 0.02 one half, at 0.03
-    # Phi(-0.01 / 0.0057735) = Phi(-1.7321) = 0.04163
-    drops = [0.01, 0.02, 0.03]
-    assert stats.noninferiority_p(drops, stats.noninferiority_margin(drops)) == pytest.approx(0.05)
-    assert stats.noninferiority_p(drops, 0.02) == pytest.approx(0.5)
-    assert stats.noninferiority_p(drops, 0.03) == pytest.approx(0.04163, abs=1e-5)
-
-
-def test_equal_drops_are_below_any_larger_margin_for_sure():
-    assert stats.noninferiority_p([0.01, 0.01], 0.011) == 0.0
-    assert stats.noninferiority_p([0.01, 0.01], 0.01) == 1.0
-
-
-def test_power_makes_the_resolution_coarser_and_agrees_with_the_items_required():
-    # 80 % power needs (1.64485 + 0.84162) / 1.64485 = 1.51167 times the plain resolution
-    axes = [[stats.Noise(sd=0.3, items=400)]]
-    assert stats.resolution_from_noise(axes, power=0.8) == pytest.approx(1.51167 * 1.64485 * 0.015, rel=1e-4)
-    assert stats.required_items(0.3, stats.resolution_from_noise(axes, power=0.8) + 1e-9) == 400
-
-
 @pytest.mark.parametrize(("lost", "won", "p"), [(6, 16, 0.05248), (16, 6, 0.05248), (0, 5, 0.0625), (3, 3, 1.0)])
 def test_mcnemar_is_the_tail_of_fair_coins(lost: int, won: int, p: float):
     # 22 changes: sum of C(22, 0..6) = 110056, times 2 / 2^22 = 0.05248; 5 changes: 2 / 32; an even split: 1

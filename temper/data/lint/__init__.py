@@ -1,10 +1,10 @@
 """Lint: what is wrong with data before a step is spent on them. The caller prints and decides.
 
 `know` gathers what rows are compared with, `inspect` looks at one row (in any process), `conclude` puts what it said
-of all rows together; `lint` does the three for rows in memory. `from_faults` and `from_errors` give codes to what a
-reader or the renderer refused, `mix_findings` looks at the shares of a mixture. The codes are declared in `codes.py`,
-from which `docs/lint.md` is made (`python -m temper.data.lint > docs/lint.md`). Imports rows, datum and the renderer's
-type; no file is opened.
+of all rows together; `lint` does the three for rows in memory. `from_errors` and `with_codes` give codes
+to what a reader or the renderer refused, `mix_findings` looks at the shares of a mixture. The codes are declared in
+`codes.py`, from which `docs/lint.md` is made (`python -m temper.data.lint > docs/lint.md`). Imports rows, datum and the
+renderer's type; no file is opened.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from temper.data.datum import Datum
 from temper.data.lint.codes import CODES, GROUPS, Code, Level
 from temper.data.lint.facts import RowFacts, inspect
-from temper.data.lint.faults import from_errors, from_faults
+from temper.data.lint.faults import as_error, findings_in, from_errors, with_codes
 from temper.data.lint.finding import Finding, as_text
 from temper.data.lint.knowledge import Held, Knowledge, Marks, know
 from temper.data.lint.mix import mix_findings
@@ -26,8 +26,8 @@ from temper.data.rows import Row
 
 __all__ = [
     "CODES", "GROUPS", "Code", "Finding", "Flag", "Held", "Knowledge", "Level", "Marks", "RowFacts",
-    "as_text", "conclude", "find_key", "find_personal", "from_errors", "from_faults", "inspect", "know", "lint",
-    "mix_findings",
+    "as_error", "as_text", "conclude", "find_key", "find_personal", "findings_in", "from_errors",
+    "inspect", "know", "lint", "mix_findings", "with_codes",
 ]  # fmt: skip
 
 

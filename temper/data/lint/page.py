@@ -11,7 +11,8 @@ HEAD = """# What the linter finds
 `temper check` and `temper run` look at every row before a step is spent. A finding has a code that never changes its
 meaning, the rows (`file:row`, counted from 1), what was found, why it matters and how to fix it. An **error** stops the
 run, a **warning** does not. `temper check --json` prints findings as objects with the keys `code`, `level`, `where`,
-`what`, `why` and `fix`. A key or password is named by its kind and never printed.
+`what`, `why` and `fix`, those of a refused check as well. A key or password is named by its kind and never printed.
+The files of a stage are looked over together: a row of one that stands in another is found.
 
 | code | level | what |
 |---|---|---|

@@ -104,13 +104,17 @@ def _conflicts(rows: Gathered) -> Iterator[Finding]:
 
 
 def _exam_in_train(rows: Gathered, knowledge: Knowledge) -> Iterator[Finding]:
+    columns = rows.columns
     exam = [held for held in knowledge.held if held.is_exam]
-    wholes = np.isin(np.array([held.whole for held in exam], np.uint64), rows.columns.whole)
-    prompts = np.isin(np.array([held.prompt for held in exam], np.uint64), rows.columns.prompt[rows.columns.talks])
+    texts = np.array([held.whole for held in exam], np.uint64)
+    answered = columns.prompt[columns.talks & (columns.answer != 0)]
+    wholes = np.isin(texts, columns.whole)
+    prompts = np.isin(np.array([held.prompt for held in exam], np.uint64), answered)
     leaked = [held.place for held, met in zip(exam, wholes, strict=True) if met]
     if leaked:
-        what = f"{len(leaked)} of {len(exam)} exam rows stand in the training data (but for case and spaces)"
-        yield finding("T003", list_places(leaked), what)
+        learnt = np.flatnonzero(np.isin(columns.whole, texts))
+        what = f"{len(leaked)} of {len(exam)} exam rows stand in the training data but for case and spaces"
+        yield finding("T003", list_places(leaked), f"{what} (there: {rows.where_all(learnt)})")
     asked = [h.place for h, met, same in zip(exam, prompts, wholes, strict=True) if h.prompt and met and not same]
     if asked:
         what = f"{len(asked)} of {len(exam)} exam prompts stand in the training data with another answer"

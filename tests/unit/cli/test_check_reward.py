@@ -45,7 +45,7 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def check(folder: Path, graded: str, body: str = "return 0.0", *options: str, reference: bool = True) -> Ended:
     """Checks a recipe whose own reward has this body."""
-    rows = [{"prompt": f"light {room} {colour}", "reference": "yes no"} for room in ROOMS for colour in COLOURS[:2]]
+    rows = [{"prompt": f"dim {room} {colour}", "reference": "yes no"} for room in ROOMS for colour in COLOURS[:2]]
     write_rows(folder / "tasks.jsonl", rows if reference else [{"prompt": row["prompt"]} for row in rows])
     (folder / "rewards.py").write_text(f"def mine(task, reply):\n    {body}\n", encoding="utf-8")
     (folder / "temper.yaml").write_text(RECIPE.replace("GRADED", graded), encoding="utf-8")

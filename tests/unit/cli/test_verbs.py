@@ -87,6 +87,28 @@ def test_report_draws_again_with_another_run_on_the_same_frontier(world: World) 
     assert "other-run" in (world.run / "report.html").read_text(encoding="utf-8")
 
 
+def test_report_of_a_step_names_its_rows_by_file_and_line(world: World) -> None:
+    document = json.loads(temper("report", world.run, "--step", "01-sft:8", "--json").out)
+    assert (document["stage"], document["step"]) == ("01-sft", 8)
+    lines = (world.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in document["rows"]:
+        file, _, line = row["row"].rpartition(":")
+        assert file == str(world.folder / "train.jsonl")
+        assert "light" in json.loads(lines[int(line) - 1])["prompt"]
+        assert row["supervised"] == 3 and row["loss"] > 0
+    told = temper("report", world.run, "--step", "8")
+    assert f"{world.folder}/train.jsonl:" in told.out
+
+
+@pytest.mark.parametrize("step", ["9", "0", "02-sft:1", "last", "1.5", "\u00b2"])
+def test_a_step_that_was_not_taken_is_refused(world: World, step: str) -> None:
+    """A superscript two, a digit to Python and no number, ended in a traceback."""
+    told = temper("report", world.run, "--step", step)
+    assert told.code == 2
+    assert step in told.err
+    assert "expected" in told.err
+
+
 def test_eval_compares_a_run_with_its_base_item_by_item(world: World) -> None:
     told = temper("eval", world.run, "--probes", "text.jsonl", "--probes", "exam.jsonl", "--json")
     document = json.loads(told.out)
@@ -138,6 +160,18 @@ def test_check_json_is_one_document_and_trains_nothing(world: World) -> None:
     assert {p for p in world.folder.rglob("*") if "cache" not in p.parts} == before
 
 
+def test_check_json_shows_the_rows_of_every_stage(world: World, tmp_path: Path) -> None:
+    """Those of the first stage alone were shown, without its name."""
+    text = world.recipe.read_text(encoding="utf-8").replace("./", f"{world.folder}/")
+    for name in ("exam.jsonl", "text.jsonl", "train.jsonl"):
+        text = text.replace(name, f"{world.folder}/{name}")
+    head, mark, stage = text.partition("  - technique")
+    chain = tmp_path / "chain.yaml"
+    chain.write_text(head + mark + stage + mark + stage, encoding="utf-8")
+    rows = json.loads(temper("check", chain, "--json", "--show", "1").out)["rows"]
+    assert [row["stage"] for row in rows] == ["01-sft", "02-sft"]
+
+
 def test_check_shows_each_value_with_its_rule_and_the_rows_with_their_mask(world: World) -> None:
     told = temper("check", world.recipe, "--show", "1", "--set", "stages.0.rank=4")
     assert told.code == 0, told.err
@@ -181,6 +215,16 @@ def test_an_adapter_is_not_exported_from_a_run_that_kept_its_base(world: World, 
     whole = temper("export", kept, "--to", tmp_path / "whole")
     assert whole.code == 0, whole.err
     assert "kept its base" in whole.out
+    measured = temper("eval", kept, "--probes", world.folder / "text.jsonl")  # it showed values and did not say whose
+    assert measured.code == 0 and "kept its base" in measured.out, measured.err
+
+
+@pytest.mark.parametrize("verb", ["eval", "chat"])
+def test_a_run_that_is_not_there_is_not_called_a_base(tmp_path: Path, verb: str) -> None:
+    """It said `base: ... is no folder; expected a model folder`, though no recipe was named and a run would do."""
+    ended = temper(verb, tmp_path / "runs" / "yesterday")
+    assert ended.code == 2
+    assert "yesterday: found no such folder; expected the folder of a run" in " ".join(ended.err.split())
 
 
 def test_init_takes_several_files_after_one_data_and_writes_a_recipe_that_loads(tmp_path: Path) -> None:

@@ -187,7 +187,6 @@ def test_every_entry_is_complete_and_nothing_without_a_free_licence_is_trained_o
         assert bool(entry.members) == bool(entry.archive)
         assert not (entry.hub and entry.archive)
         assert entry.origin == ("package" if entry.archive else "hub" if entry.hub else "self")
-        assert entry.language == "en"
         if entry.hub:
             assert re.fullmatch("[0-9a-f]{40}", entry.hub.revision)
             assert set(entry.hub.columns) in ({"messages"}, {"text"}, {"prompt", "completion"})
@@ -216,23 +215,21 @@ def test_an_overlap_counts_for_every_probe_that_has_it() -> None:
     assert found.holders(train_row("What melts steel?", "Heat.")) == ()
 
 
-def test_describe_says_what_is_ready_and_how_to_get_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_to_get_a_source_says_what_a_run_has_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPER_CACHE", str(tmp_path))
     monkeypatch.delenv("TEMPER_HUB", raising=False)
-    described = {line.source.name: line for line in catalog.describe()}
-    assert set(described) == set(catalog.sources(optional=True))
-    assert described["reasoning"].ready  # made here
-    assert described["reasoning"].rows == 400
-    assert described["reasoning"].how == ""
-    assert not described["c4"].ready
-    assert "llamafactory 0.9.5 (5.2 MB) is fetched from the package index" in described["c4"].how
-    assert described["c4"].how.endswith(
+    assert catalog.ready("reasoning")  # made here
+    assert not catalog.ready("c4")
+    package = catalog.how_to_get("c4")
+    assert "llamafactory 0.9.5 (5.2 MB) is fetched from the package index" in package
+    assert package.endswith(
         "Without it the category web has no rows of the catalogue, only what the model writes itself"
     )
-    assert described["smoltalk"].rows is None
-    assert "pip install 'temper-llm[hub]'" in described["smoltalk"].how
-    assert "Without it the category reasoning has reasoning, logic" in described["open_web_math"].how
-    assert "Without it probes that draw on it are left out" in described["piqa"].how
+    assert "pip install 'temper-llm[hub]'" in catalog.how_to_get("smoltalk")
+    assert catalog.how_to_get("open_web_math").endswith("the category reasoning has reasoning; by name there is logic")
+    # The prompts of the category are not rows, and what is mixed by name alone is not had without the name.
+    assert catalog.how_to_get("smoltalk").endswith("only what the model writes itself; by name there is text_tasks")
+    assert "Without it probes that draw on it are left out" in catalog.how_to_get("piqa")
 
 
 def test_a_source_is_ready_when_its_archive_or_its_copy_is_at_hand(
@@ -253,8 +250,14 @@ def test_a_source_is_ready_when_its_archive_or_its_copy_is_at_hand(
     assert not catalog.ready("smoltalk", local=tmp_path / "elsewhere")
 
 
+def measured() -> dict[str, dict[str, int]]:
+    """Rows, tokens and removed rows by source, as `scripts/make_catalogue.py` counted them."""
+    table = Path(catalog.__file__).with_name("catalog_sizes.json").read_text(encoding="utf-8")
+    return json.loads(table)["sources"]
+
+
 def test_every_source_but_those_of_a_hub_was_measured() -> None:
-    sizes = catalog.measured()
+    sizes = measured()
     for name, entry in catalog.sources(optional=True).items():
         assert (name in sizes) == (entry.hub is None)
         if name in sizes:
@@ -264,12 +267,11 @@ def test_every_source_but_those_of_a_hub_was_measured() -> None:
 
 @pytest.mark.network
 def test_the_measured_sizes_are_those_of_the_rows() -> None:
-    for name, size in catalog.measured().items():
+    for name, size in measured().items():
         if not catalog.source(name).reader.startswith("stdlib_"):  # those differ with the running Python
             assert len(catalog.load(name)) == size["rows"], name
             if "removed" in size:
                 assert catalog.removed(name) == size["removed"], name
-                assert sum(catalog.removed_by(name).values()) >= size["removed"], name
 
 
 @pytest.mark.network
@@ -287,7 +289,6 @@ def test_rows_of_a_local_copy_are_kept_parsed_and_cleared_of_probes(
     found = {row["messages"][0]["content"] for row in rows if "messages" in row}
     assert found == {"What is tea?", "What is wool?"}
     assert catalog.removed("smoltalk", local=tmp_path) == 1
-    assert catalog.removed_by("smoltalk", local=tmp_path) == {"gsm8k": 1}
     file.write_text(json.dumps({"messages": train_row("What is rice?", "A grain.")["messages"]}) + "\n")
     assert len(catalog.load("smoltalk", local=tmp_path)) == 1
 

@@ -52,7 +52,7 @@ def values(path: Path, size: int = 2**22) -> list[tuple[int, Any]]:
         ('{"a": -Infinity}\n', [(1, "-Infinity is not JSON (write null where a value is missing)")]),
         ('{"a": 1,}\n', [(1, "not JSON: Illegal trailing comma before end of object at column 8")]),
         ("[" * 100_000 + "\n", [(1, "nested too deeply")]),
-        ('[{"a": 1}]\n', [(1, "found [{'a': 1}]")]),
+        ('[{"a": 1}]\n', [(1, "found a list of 1 values (a JSON list")]),
         ('[{"a": 1},\n{"a": 2}]\n', [(1, "(a JSON list belongs into a file named .json)"), (2, "not JSON")]),
     ],
 )

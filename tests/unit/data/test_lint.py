@@ -17,19 +17,21 @@ from temper.data.lint import (
     GROUPS,
     Finding,
     Marks,
+    as_error,
     as_text,
     conclude,
+    findings_in,
     from_errors,
-    from_faults,
     inspect,
     know,
     lint,
     mix_findings,
+    with_codes,
 )
 from temper.data.lint.codes import TABLE
 from temper.data.lint.page import page
 from temper.data.lint.words import hash_of, word_hashes
-from temper.data.rows import Fault, Message, Row
+from temper.data.rows import Message, Row
 from temper.errors import DataError
 
 
@@ -230,19 +232,34 @@ def test_a_finding_in_one_line_and_as_json() -> None:
     assert list(asdict(found)) == ["code", "level", "where", "what", "why", "fix"]
 
 
-def test_a_mixture_that_asks_for_what_is_not_there_or_forgets_what_is() -> None:
-    found = mix_findings(
-        {"knowledge": 0.5, "code": 0.3, "piqa": 0.2, "web": 0},
-        {"knowledge": 1000, "safety": 200, "web": 50},
-        eval_only={"piqa"},
-        where="stages.0.replay.from",
-    )
-    assert [(f.code, f.level, f.where) for f in found] == [
-        ("M001", "error", "stages.0.replay.from.code"),
-        ("M002", "warning", "stages.0.replay.from.safety"),
-        ("M003", "error", "stages.0.replay.from.piqa"),
+def test_a_mixture_that_leaves_out_what_there_is() -> None:
+    available = {"knowledge": 1000, "safety": 200, "web": 50, "code": 0}
+    (found,) = mix_findings({"knowledge": 0.5, "web": 0}, available, where="stages.0.replay.from")
+    assert (found.code, found.level, found.where) == ("M002", "warning", "stages.0.replay.from")
+    assert found.what == "no share for safety (200 tokens)"
+    assert mix_findings({"knowledge": 1.0, "safety": 0.0}, {"knowledge": 5, "safety": 9}, where="x") == ()
+
+
+def test_codes_in_a_message_are_read_again_as_findings() -> None:
+    with pytest.raises(DataError) as refused, with_codes():
+        raise DataError(
+            "a.jsonl:3: an empty answer in turn 2; expected text; write it\n"
+            "b.csv: empty, no rows; expected at least one; write rows\n... and 7 more rows of this file"
+        )
+    assert str(refused.value).splitlines() == [
+        "a.jsonl:3: [F003] an empty answer in turn 2; expected text; write it",
+        "b.csv: [F005] empty, no rows; expected at least one; write rows",
+        "... and 7 more rows of this file",
     ]
-    assert mix_findings({"knowledge": 1.0, "safety": 0.0}, {"knowledge": 5, "safety": 9}) == ()
+    (empty, unusable) = findings_in(refused.value)
+    assert (empty.code, empty.where, empty.fix) == ("F003", "a.jsonl:3", "write it")
+    assert (unusable.code, unusable.where) == ("F005", "b.csv")
+    with pytest.raises(DataError) as again, with_codes():
+        raise refused.value
+    assert str(again.value) == str(refused.value)
+    (leak,) = lint(clean(), exam(("question 3", "answer 3")))
+    assert findings_in(as_error([leak])) == (leak,)
+    assert findings_in(DataError("mixture: step -1; expected a step >= 0")) == ()
 
 
 def test_refusals_of_the_reader_and_of_the_renderer_are_findings_by_code() -> None:
@@ -261,8 +278,6 @@ def test_refusals_of_the_reader_and_of_the_renderer_are_findings_by_code() -> No
         "2 rows; the first: an empty answer in turn 2; expected text (and 7 more rows of the file are refused)"
     )
     assert found[1].fix == "write it"
-    faults = [Fault(row=3, problem="no prompt, the column 'prompt' is missing; expected text; write it", origin="c:3")]
-    assert [(f.code, f.where, f.fix) for f in from_faults(faults)] == [("F002", "c:3", "write it")]
 
 
 def test_the_page_is_made_of_the_table() -> None:

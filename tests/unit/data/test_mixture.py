@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temper.data.datum import Datum, count_supervised
-from temper.data.mixture import MixSource, Mixture, Stock, by_source, left_out, members, two_level
+from temper.data.mixture import MixSource, Mixture
 from temper.errors import DataError
 
 
@@ -176,36 +175,6 @@ def test_an_accepted_size_never_leaves_a_step_empty(size: int, lengths: list[int
             mixture.step(0, size)
 
 
-def test_two_levels_multiply() -> None:
-    # 0.2 of the whole, of which 45/60 and 15/60.
-    shares = two_level(0.2, {"instruction": 45, "code": 15}, {"instruction": 10, "code": 10, "safety": 10})
-    assert shares == pytest.approx({"instruction": 0.15, "code": 0.05})
-
-
-def test_a_category_of_which_there_is_nothing_gives_its_part_to_the_others() -> None:
-    shares = two_level(0.3, {"instruction": 50, "code": 25, "safety": 25}, {"instruction": 5, "code": 5, "safety": 0})
-    assert shares == pytest.approx({"instruction": 0.2, "code": 0.1})
-
-
-def test_no_replay_needs_no_category() -> None:
-    assert two_level(0.0, {}, {}) == {}
-
-
-@pytest.mark.parametrize(
-    ("share", "weights", "found"),
-    [
-        (1.4, {"code": 1}, r"replay\.share: 1\.4 is not in \[0, 1\]"),
-        (math.nan, {"code": 1}, r"replay\.share"),
-        (0.1, {"cod": 1}, r"replay\.from\.cod: no such category; expected one of code, safety; did you mean 'code'\?"),
-        (0.1, {"code": -1}, r"replay\.from\.code: -1"),
-        (0.1, {"safety": 1}, "names nothing that there is"),
-    ],
-)
-def test_impossible_levels_are_refused_with_their_path(share: float, weights: dict[str, float], found: str) -> None:
-    with pytest.raises(DataError, match=found):
-        two_level(share, weights, {"code": 9, "safety": 0})
-
-
 def test_random_lengths_do_not_drift() -> None:
     rng = random.Random(0)
     rows = [rng.randint(5, 80) for _ in range(333)]
@@ -318,50 +287,3 @@ def test_rows_longer_than_half_a_step_are_named() -> None:
     mixture = Mixture(sources=(source("a", 0.5, [10, 21]), source("b", 0.5, [10, 20])), seed=0)
     (notice,) = mixture.notices(3, 40)
     assert "a:2 of a has 21" in notice and "b:" not in notice
-
-
-STOCKS = (
-    Stock(name="own-code", category="code", supervised=300), Stock(name="code-2", category="code", supervised=100),
-    Stock(name="wiki", category="knowledge", supervised=50), Stock(name="mine.jsonl", category="domain", supervised=10),
-)  # fmt: skip
-
-
-def test_from_names_categories_and_sources() -> None:
-    # Half of 0.4 goes to code, 300 : 100; the other half to the file.
-    assert by_source(0.4, {"code": 50, "mine.jsonl": 50}, STOCKS) == pytest.approx(
-        {"own-code": 0.15, "code-2": 0.05, "mine.jsonl": 0.2}
-    )
-    # A source that is named itself has no part in its category.
-    assert by_source(0.4, {"code": 1, "own-code": 3}, STOCKS) == pytest.approx({"code-2": 0.1, "own-code": 0.3})
-    assert members(["code", "own-code"], STOCKS) == {"code": ("code-2",), "own-code": ("own-code",)}
-
-
-def test_a_name_that_is_no_category_and_no_source_is_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"from\.min\.jsonl: no such category; expected one of code, own-code.*'mine.jsonl'"
-    ):
-        by_source(0.4, {"min.jsonl": 1}, STOCKS)
-
-
-def test_sources_without_rows_take_no_part() -> None:
-    stocks = (*STOCKS, Stock(name="empty", category="code", supervised=0), Stock(name="e", category="x", supervised=0))
-    shares = by_source(0.4, {"code": 1, "x": 1}, stocks)
-    assert shares == pytest.approx({"own-code": 0.3, "code-2": 0.1})
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from(["code", "knowledge", "own-code", "wiki", "domain"]), st.floats(0.1, 9), min_size=1
-    ),
-    st.floats(0.01, 1),
-)
-def test_shares_of_sources_sum_to_the_share(weights: dict[str, float], share: float) -> None:
-    assert sum(by_source(share, weights, STOCKS).values()) == pytest.approx(share)
-
-
-def test_what_a_recipe_leaves_out_is_said() -> None:
-    available = {"code": 1200, "safety": 300, "knowledge": 50, "reasoning": 0}
-    unasked, absent = left_out({"code": 50, "reasoning": 20, "safety": 0}, available)
-    assert "nothing is mixed of safety (300 tokens), knowledge (50 tokens)" in unasked
-    assert "no rows of reasoning (20)" in absent
-    assert left_out({"code": 1}, {"code": 5}) == ()

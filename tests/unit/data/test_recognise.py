@@ -7,7 +7,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from temper.data.rows import Fault, Row, open_table, read_table
 from temper.errors import DataError
@@ -182,3 +185,63 @@ def test_mapping_the_prompt_leaves_the_answers_column_in_force(tmp_path: Path) -
     path = jsonl(tmp_path / "a.jsonl", {"q": "p", "completion": "c"})
     assert read_table(path, columns={"prompt": "q"}).shape == "prompt/completion"
     assert read_table(jsonl(tmp_path / "b.jsonl", {"q": "p"}), columns={"prompt": "q"}).shape == "prompt"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"prompt": ["a", "b"], "completion": ["c", "d"]},
+        {"prompt": {"0": "a", "1": "b"}, "completion": {"0": "c", "1": "d"}},  # pandas, if it is not told otherwise
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_table_written_column_by_column_is_refused_and_not_one_row(tmp_path: Path, name: str, document: Any) -> None:
+    """Such a file of any size became one row, whose prompt was the list of all prompts."""
+    told = refused(jsonl(tmp_path / name, document))
+    assert told.startswith("1: found one object with 2 values in each of its fields 'prompt', 'completion'; expected")
+    assert "orient='records'" in told
+
+
+def test_one_object_with_lists_of_turns_is_a_row(tmp_path: Path) -> None:
+    assert read_table(jsonl(tmp_path / "a.json", {"prompt": [ASK], "completion": [DONE]})).shape == "prompt/completion"
+    tool = {"function": {"name": "f"}}
+    assert len(read_table(jsonl(tmp_path / "b.json", CHAT | {"tools": [tool, tool]})).rows) == 1
+
+
+def test_rows_wrapped_in_an_object_are_pointed_out(tmp_path: Path) -> None:
+    """The columns `version` and `data` were told to be mapped: {conversations: version}."""
+    told = refused(jsonl(tmp_path / "a.json", {"version": "1", "data": [PAIR, PAIR]}))
+    assert told.startswith(
+        "1: found one object with 2 objects in its field 'data'; expected the rows themselves; write"
+    )
+
+
+def test_a_hint_can_be_copied_into_the_recipe(tmp_path: Path) -> None:
+    """A name with a blank or a colon stood bare in the hint, where YAML reads another one."""
+    path = tmp_path / "a.csv"
+    path.write_text("Q: prompt, completion\na,b\n", encoding="utf-8")
+    told = refused(path)
+    columns = yaml.safe_load(told[told.index("{") :])
+    assert columns == {"prompt": "Q: prompt", "completion": " completion"}
+    assert len(read_table(path, columns=columns).rows) == 1
+
+
+def test_a_mapping_that_does_not_do_is_not_the_hint(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"Frage": "p", "Antwort": "c"})
+    assert refused(path, {"prompt": "Frage"}).endswith("columns: {prompt: ..., completion: ...}")
+
+
+def test_bytes_are_text_or_refused(tmp_path: Path) -> None:
+    """A column of bytes was learnt as Python writes it: b'yes'."""
+    for name, content in (("good", "caf\u00e9".encode()), ("bad", b"\xff\x00")):
+        table = pa.table({"prompt": [b"p"], "completion": [content]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    assert read_table(tmp_path / "good.parquet").rows[0].reference == "caf\u00e9"
+    assert "1: found bytes that are not UTF-8 text" in refused(tmp_path / "bad.parquet")
+
+
+def test_a_list_in_a_file_of_lines_is_told_where_it_belongs(tmp_path: Path) -> None:
+    told = refused(jsonl(tmp_path / "a.jsonl", [PAIR, PAIR]))
+    assert told.startswith(
+        "1: found a list of 2 values (a JSON list belongs into a file named .json); expected one obj"
+    )

@@ -109,14 +109,9 @@ def test_a_store_is_a_sequence_and_travels(tmp_path: Path) -> None:
     assert datums[2] in store
     with pytest.raises(IndexError):
         store[5]
-    chosen = store.select([3, 0])
-    assert list(chosen) == [datums[3], datums[0]]
-    assert list(chosen.select([1])) == [datums[0]]
-    assert chosen.ids.tolist() == [3, 0]
-    assert chosen.fingerprint != store.fingerprint
-    again = pickle.loads(pickle.dumps(chosen))
-    assert list(again) == list(chosen)
-    assert again.fingerprint == chosen.fingerprint
+    again = pickle.loads(pickle.dumps(store))
+    assert list(again) == datums
+    assert again.fingerprint == store.fingerprint
 
 
 def test_sizes_are_known_without_reading_rows(tmp_path: Path) -> None:
@@ -127,7 +122,7 @@ def test_sizes_are_known_without_reading_rows(tmp_path: Path) -> None:
     assert isinstance(store, Counted)
     # 3 + 5 tokens, of which all but the first of each row are targets.
     assert (count_tokens(store), count_supervised(store)) == (8, 6)
-    assert (store.tokens_total, count_supervised(store), store.longest) == (8, 6, 5)
+    assert store.longest == 5
     assert (count_tokens(datums), count_supervised(datums)) == (8, 6)
     assert supervised_lengths(datums).tolist() == supervised_lengths(store).tolist() == [2, 4]
     assert lengths(datums).tolist() == [3, 5]

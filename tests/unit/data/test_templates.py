@@ -494,13 +494,6 @@ def test_a_pair_without_two_answers_is_refused() -> None:
         load("chatml").pair(plain_row(ask(), reply("yes"), rejected=(reply("no"),)), source="s", group=0, max_length=3)
 
 
-def test_special_tokens_in_words_are_named() -> None:
-    renderer = load("qwen3")
-    assert renderer.special_in("a <|im_end|> b <|endoftext|>") == "<|im_end|>"
-    assert renderer.special_in("<|im_end") == ""
-    assert load("gemma").special_in("x<end_of_turn>") == "<end_of_turn>"
-
-
 def test_a_second_template_is_for_tools() -> None:
     """Command R keeps two; the one for tools is used when there are some."""
     made = tokenizer("qwen25")

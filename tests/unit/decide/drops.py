@@ -22,7 +22,7 @@ def moved(value: float, error: float, *, alike: float = 1.0, order: int = 1) -> 
     e = drawn.estimate()
     axis = AxisDrop(drop=value, lcb95=e.low, ucb95=e.high, probes=("p",))
     return Drop(
-        drop=value, lcb95=e.low, ucb95=e.high, axes={"language": axis}, probes={}, left_out=(),
+        drop=value, lcb95=e.low, ucb95=e.high, axes={"language": axis}, probes={},
         resolution=1.645 * error, drawn=drawn,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from temper import stats
 from temper.decide.drop import AxisDrop, Drop
 from temper.decide.frontier import (
+    BITS_SAVED,
     Aim,
     Floors,
     Point,
@@ -38,7 +40,7 @@ def dropped(value: float, half: float = 0.002, *, order: int = 0, **axes: float)
     noise = np.random.default_rng(order).permutation(NORMAL) if order else NORMAL
     drawn = stats.Drawn(value=value, draws=value + half / 1.6449 * noise)
     return Drop(
-        drop=value, lcb95=value - half, ucb95=value + half, axes=parts, probes={}, left_out=(), resolution=half,
+        drop=value, lcb95=value - half, ucb95=value + half, axes=parts, probes={}, resolution=half,
         drawn=drawn,
     )  # fmt: skip
 
@@ -137,6 +139,19 @@ def test_the_base_is_kept_when_nothing_beats_its_domain_score():
     assert result.reason == "the base is kept: no candidate beats the base's domain score of 40 %; the best is 40 %"
 
 
+def test_a_later_stage_is_compared_with_its_start_and_a_stage_of_text_by_bits():
+    """The second stage of a chain said of the 40 % of its start that they were the base's."""
+    later = replace(aim(0.4), start="its start", measure=BITS_SAVED)
+    none = choose([point(1, 0.4, dropped(-0.01))], later)
+    assert none.reason == (
+        "its start is kept: no candidate beats its start's share of bits saved on held-out text of 40 %; the best is "
+        "40 %"
+    )
+    assert none.not_taken[0].reason == "bits saved on held-out text 40 % does not beat its start's 40 %"
+    taken = choose([point(1, 0.5, dropped(-0.01))], later)
+    assert "beats its start: bits saved on held-out text 40 % -> 50 %" in taken.reason
+
+
 def test_a_stopped_stage_says_so_unless_something_saved_before_can_be_chosen():
     lost, fine = point(2, 0.9, dropped(0.05)), point(1, 0.5, dropped(0.001))
     assert choose([lost], aim(0.1), stopped=True).verdict == "stopped"
@@ -167,7 +182,7 @@ def test_twenty_candidates_at_the_edge_are_chosen_in_at_most_one_run_of_twenty()
             e = stats.Drawn(value=float(items[:, j].mean()), draws=picked @ items[:, j])
             low, high = e.estimate().low, e.estimate().high
             axis = AxisDrop(drop=e.value, lcb95=low, ucb95=high, probes=("p",))
-            one = Drop(drop=e.value, lcb95=low, ucb95=high, axes={"a": axis}, probes={}, left_out=(), resolution=0.0,
+            one = Drop(drop=e.value, lcb95=low, ucb95=high, axes={"a": axis}, probes={}, resolution=0.0,
                        drawn=e)  # fmt: skip
             drops.append(one)
         points = [point(step, 0.9 - step / 100, drop) for step, drop in enumerate(drops)]
@@ -205,7 +220,7 @@ def test_few_items_make_a_floor_strict_and_not_void():
     coarse = AxisDrop(drop=0.01, lcb95=-0.015, ucb95=0.035, probes=("refusal",))
     fine = dropped(0.003)
     drop = Drop(drop=fine.drop, lcb95=fine.lcb95, ucb95=fine.ucb95, axes={**fine.axes, "safety": coarse}, probes={},
-                left_out=(), resolution=fine.resolution, drawn=fine.drawn)  # fmt: skip
+                resolution=fine.resolution, drawn=fine.drawn)  # fmt: skip
     assert eligible(drop, 0.01)[0]
     keeps, why = eligible(drop, 0.01, {"safety": 0.0})
     assert not keeps

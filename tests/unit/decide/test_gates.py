@@ -11,7 +11,7 @@ import pytest
 
 from temper import events
 from temper.decide.gates import LIMITS, gate
-from temper.decide.rollouts import Evidence, Tried, Try, scaled
+from temper.decide.rollouts import Evidence, Tried, Try
 from temper.events import GateReport
 
 GOLD = Try(reward=1.0)
@@ -299,7 +299,3 @@ def test_a_report_survives_the_log() -> None:
     assert events.decode(line) == report
     assert json.loads(line)["kind"] == "gate"
     assert isinstance(events.decode(line), GateReport)
-
-
-def test_a_reward_is_scaled_from_its_declared_range() -> None:
-    assert [scaled(v, low=-1.0, high=1.0) for v in (-1.0, 0.0, 1.0)] == [0.0, 0.5, 1.0]

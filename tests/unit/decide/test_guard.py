@@ -227,3 +227,17 @@ def test_an_explosion_within_the_first_steps_has_diverged():
 def test_losses_that_always_swing_widely_have_not_diverged():
     # past: 16 times 1, 13 times 5, 13 times 9: median 5, spread 4, so 6 spreads allow 24 above the running mean
     assert diverged([1.0, 1.0, 1.0] + [5.0, 1.0, 9.0] * 13 + [9.0, 9.0, 9.0]) is None
+
+
+def test_the_bounds_of_a_rise_are_those_of_a_rise():
+    """It said `rose by 2 %, between -2.8 % and -1.2 %`, which reads as if the sign were wrong."""
+    base = suite(*[(0.5,) * 20] * 4)
+    # half of the items stay, half rise by 0.02 of 0.5: 2 %, SE = 0.02 / sqrt(19) / 2 = 0.23 %, 1.645 SE = 0.38 %
+    verdict = review(
+        base, [Look(step=1, measured=suite(*[(0.5, 0.52) * 10] * 4))], rates=[1.0] * 4, stage="01-sft", tolerance=0.01
+    )
+    assert verdict.reason.startswith(
+        "general abilities rose by 2 %, between 1.6 % and 2.4 % (tolerance 1 %); worst is "
+    )
+    assert "which rose by 2 % (1.2 % to 2.8 %)" in verdict.reason
+    assert verdict.drop == pytest.approx(-0.02)

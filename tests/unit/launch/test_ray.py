@@ -11,13 +11,20 @@ import pytest
 
 from temper.errors import MachineError, MissingExtra
 from temper.launch.local import Job
-from temper.launch.ray import RayLauncher
+from temper.launch.ray import RayLauncher, cores_of, gpus_of
 
 
 def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pip install 'temper-llm\[ray\]'"):
         RayLauncher("local")
+
+
+def test_jobs_share_the_cores_and_gpus_of_the_cluster() -> None:
+    """Jobs asked for no GPU, and Ray hides from a task what it did not ask for."""
+    assert (cores_of({"CPU": 16.0}, 3), gpus_of({"CPU": 16.0}, 3)) == (5.0, 0.0)
+    assert (cores_of({"CPU": 2.0, "GPU": 8.0}, 4), gpus_of({"CPU": 2.0, "GPU": 8.0}, 4)) == (1.0, 1.0)
+    assert gpus_of({"GPU": 1.0}, 2) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -154,3 +154,33 @@ def test_transposed_layers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"gpt2: its layers hold transposed weights.*`adapter: full`"):
         learner_of(folder, rank=4)
     assert learner_of(folder).logprobs([plain.row(TOKENS)])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("use_dora", True), ("bias", "all"), ("modules_to_save", ["norm"]), ("trainable_token_indices", [5])],
+)
+def test_an_adapter_that_is_more_than_two_factors_is_refused(
+    base: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    """The magnitudes of a DoRA adapter were left out without a word, and its logits were those of another model."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM", **{field: value})  # pyright: ignore[reportArgumentType]
+    get_peft_model(plain_model(base), config).save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError, match=rf"\({field}\).*merge_and_unload"):
+        lora.read_config(tmp_path / "other")
+
+
+def test_an_adapter_with_another_scale_per_layer_is_computed_as_peft_does(base: Path, tmp_path: Path) -> None:
+    from temper.model.torch_backend import TorchBackend
+
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], rank_pattern={"q_proj": 2}, use_rslora=True,
+        alpha_pattern={"v_proj": 32}, init_lora_weights=False, task_type="CAUSAL_LM",
+    )  # fmt: skip
+    model = get_peft_model(plain_model(base), config).eval()
+    model.save_pretrained(tmp_path / "other")
+    policy = TorchBackend(dtype=torch.float32).open(plain.saved(tmp_path / "other", base, adapter=True))
+    found = policy.learner.logprobs([plain.row(TOKENS)])[0]
+    with torch.no_grad():
+        expected = plain_logits(model, TOKENS).log_softmax(-1)
+    assert found == pytest.approx([expected[t, TOKENS[t + 1]].item() for t in range(len(TOKENS) - 1)], abs=1e-5)

@@ -47,6 +47,11 @@ def partly_shared() -> Prompts:
     return [*shared()[:3], *unlike()[:2]]
 
 
+def single() -> Prompts:
+    """As a document begins: prompts of one token were taken for the continuation of others, and nothing was written."""
+    return [(5,), (9,), (5,)]
+
+
 def greedy(model: Any, prompt: Sequence[int], new: int, stop: Sequence[int] = ()) -> list[int]:
     """What transformers generates, its stop token included."""
     ids = torch.tensor([list(prompt)])
@@ -58,7 +63,9 @@ def greedy(model: Any, prompt: Sequence[int], new: int, stop: Sequence[int] = ()
     return out[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("prompts", [unlike(), shared(), partly_shared()], ids=["unlike", "shared", "partly shared"])
+@pytest.mark.parametrize(
+    "prompts", [unlike(), shared(), partly_shared(), single()], ids=["unlike", "shared", "partly", "one"]
+)
 @pytest.mark.parametrize("shape", plain.EVERY_SHAPE)
 def test_greedy_replies_are_those_of_transformers(models: Mapping[str, Path], shape: str, prompts: Prompts) -> None:
     model = plain_model(models[shape])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from temper.errors import DataError
 from temper.probes.base import ProbeSpec, half, messages_of, prompt_tokens
 from temper.probes.domain import document_probe, domain_probe, exact, field_f1, json_object, matches
 from tests.tiny import tiny_tokenizer
+from tests.unit.data.test_templates import load
 from tests.unit.probes.bigram import Table, Words
 
 SPEC = ProbeSpec(name="exam", axis="domain", kind="json", source="exam", role="domain", max_new_tokens=20)
@@ -165,3 +167,34 @@ def test_too_little_held_out_text_is_refused_with_the_way_out() -> None:
 def test_a_conversation_has_no_passages() -> None:
     with pytest.raises(DataError, match=r"^exam\.jsonl:1: found a conversation; expected plain text"):
         document_probe("exam", rows("yes"))
+
+
+def test_an_exam_that_was_thought_out_is_asked_with_thinking_on(tmp_path: Path):
+    """It was asked with the switch off, and with room for the bare answer."""
+    renderer = load("qwen3")
+    turns = (Message(role="user", content="hi"), Message(role="assistant", content="yes", reasoning="hello hello no"))
+    thinks = [Row(id=f"t{n}", messages=turns, origin=f"e.jsonl:{n}", reference="yes") for n in range(40)]
+    probe = domain_probe("exam", thinks, renderer)
+    (thought,) = {item["reasoning"] for item in probe.items}
+    assert thought == "hello hello no"
+    plainly = domain_probe("exam", [replace(r, messages=(turns[0], replace(turns[1], reasoning=""))) for r in thinks],
+                           renderer)  # fmt: skip
+    said = [renderer.tokenizer.decode(list(prompt_tokens(renderer, p.items[0]))) for p in (probe, plainly)]
+    assert said[0].endswith("assistant\n") and said[1].endswith("<think>\n\n</think>\n\n")
+    # `<think>`, three words and `</think>` are many tokens of this tokenizer, and all of them need room.
+    thought_tokens = len(renderer.text("<think>\nhello hello no\n</think>\n\n"))
+    assert probe.spec.max_new_tokens > plainly.spec.max_new_tokens + thought_tokens / 2
+    silent = domain_probe("exam", thinks, Renderer.load(tiny_tokenizer(tmp_path)))
+    assert silent.items == plainly.items, "a model that thinks none is asked as before"
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [("<think> no </think> yes", 1.0), ("yes", 1.0), ("<think> yes", 0.0), ("no </think> yes", 1.0)],
+)
+def test_what_is_said_after_a_thought_is_the_answer(reply: str, right: float):
+    policy = Table(words=Words(), replies={"q1": reply})
+    probe = replace(SPEC, kind="exact")
+    (item,) = [{"id": "r1", "messages": [{"role": "user", "content": "q1"}], "reference": "yes"}]
+    (found,) = exact(policy.policy, policy.words, probe, [item])  # pyright: ignore[reportArgumentType]
+    assert found.value == right

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.make_formats import as_lines, format_items, pair_items, topics
 from temper.probes import formats
-from temper.probes.formats import CHECKS, INSTRUCTIONS, Topic, check, format_items, pair_items, passed
+from temper.probes.formats import CHECKS, INSTRUCTIONS, check, passed
 
 DATA = Path(formats.__file__).parent / "data"
 
@@ -52,9 +53,9 @@ def test_check_is_the_share_of_checks_and_an_empty_reply_passes_none():
 
 
 def test_shipped_items_are_what_the_generator_makes_of_the_topics():
-    topics = [Topic(**t) for t in read("topics")]
-    assert read("formats") == list(format_items(topics))
-    assert read("format_pairs") == list(pair_items(topics))
+    """When this fails: python scripts/make_formats.py."""
+    for name, make in (("formats", format_items), ("format_pairs", pair_items)):
+        assert (DATA / f"{name}.jsonl").read_text(encoding="utf-8") == as_lines(make(topics()))
 
 
 def test_there_are_at_least_400_distinct_prompts_over_every_kind_of_check():

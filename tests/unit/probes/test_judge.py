@@ -63,7 +63,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(endpoint, "WAITS", (0.0,))
+    monkeypatch.setattr(endpoint, "WAITS", (0.0,) * 4)
 
 
 def spec_for(server: Server, kind: str = "judge") -> ProbeSpec:
@@ -145,7 +145,7 @@ def test_what_may_pass_is_tried_again(status: int):
 
 def test_an_endpoint_that_stays_down_is_an_error_that_keeps_what_was_answered():
     with serving(Server(answer=lambda _: "[[10]]", fail=[500] * 99)) as server:
-        with pytest.raises(RecipeError, match=r"no answer in 5 tries \(the last: HTTP 500\).*answers so far are kept"):
+        with pytest.raises(RecipeError, match=r"no answer in 5 tries \(the last: HTTP 500 .*answers so far are kept"):
             ask(server, {"a": "x"})
         assert len(server.asked) == 5
 
@@ -199,5 +199,24 @@ def test_what_does_not_speak_the_protocol_is_named():
 
 def test_an_address_that_is_none_is_named():
     bad = ProbeSpec(name="taste", axis="a", kind="judge", source="t", options={"base_url": "ftp://x", "model": "m"})
-    with pytest.raises(RecipeError, match=r"base_url 'ftp://x'; expected an address such as"):
+    with pytest.raises(RecipeError, match=r"base_url: found 'ftp://x'; expected an address such as"):
         judge(Table(Words()).policy, Words(), bad, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "said"),
+    [
+        ("sk-very\nsecret", {"key_env": "JUDGE_KEY"}, "names the environment variable JUDGE_KEY, whose content is no"),
+        (KEY, {"seconds": float("inf")}, "probe taste: seconds inf; expected more than 0 and at most 86400"),
+    ],
+)
+def test_a_key_or_limit_that_cannot_work_is_refused_before_anything_is_asked(
+    key: str, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+):
+    """They were tried; the error of http.client showed the key."""
+    monkeypatch.setenv("JUDGE_KEY", key)
+    options = {"base_url": "http://localhost:1", "model": "m", **options}
+    spec = ProbeSpec(name="taste", axis="a", kind="judge", source="t", options=options)
+    with pytest.raises(RecipeError, match=said) as told:
+        judge(Table(Words()).policy, Words(), spec, [])
+    assert "very" not in str(told.value)

@@ -46,13 +46,14 @@ def test_one_file_is_split_where_it_stands_and_nothing_is_lost(tmp_path: Path) -
     result = propose(tmp_path, [own])
     assert parts(result) == (["tickets.jsonl"], "tickets.jsonl")
     assert result.written == (tmp_path / "temper.yaml",)
-    assert "domain: [{file: tickets.jsonl, split: 15%}]" in result.yaml_text  # 60 of 400, give or take the hash
+    # 60 of 400, give or take the hash
+    assert "domain: [{file: tickets.jsonl, split: 15%}]" in result.path.read_text(encoding="utf-8")
     exam, train = sides(result)
     assert exam.isdisjoint(train)
     assert exam | train == prompts(own)
     assert 40 <= len(exam) <= 80
     assert any(f"{len(exam)} of the 400 rows of tickets.jsonl are held back" in remark for remark in result.remarks)
-    assert f"{len(exam)} of the 400 rows" in result.yaml_text
+    assert f"{len(exam)} of the 400 rows" in result.path.read_text(encoding="utf-8")
 
 
 def test_several_files_are_split_the_same_every_time_whatever_their_order(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_file_named_as_the_exam_is_the_exam(tmp_path: Path) -> None:
     assert parts(result) == (["train.jsonl"], "home-test.jsonl")
     assert result.written == (tmp_path / "temper.yaml",)
     assert "val.jsonl is not used: home-test.jsonl is the exam" in result.remarks
-    assert "data: data/train.jsonl" in result.yaml_text
+    assert "data: data/train.jsonl" in result.path.read_text(encoding="utf-8")
 
 
 def test_a_word_inside_another_does_not_make_an_exam(tmp_path: Path) -> None:

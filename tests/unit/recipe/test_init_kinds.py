@@ -72,7 +72,7 @@ def test_documents_and_pairs_become_a_chain(tmp_path: Path, with_techniques: Cal
     with_techniques("sft", "cpt")
     paths = [manuals(tmp_path / "manuals", 300), write(tmp_path / "qa.jsonl", pairs(300))]  # 300 x 379 tokens: 113k
     result = propose(tmp_path, paths)
-    assert chain(result.yaml_text) == ["cpt", "sft"]
+    assert chain(result.path.read_text(encoding="utf-8")) == ["cpt", "sft"]
     recipe = load(result.path)
     assert [stage.data[0].file.name for stage in recipe.stages] == ["manuals", "train.jsonl"]
     assert recipe.probes.domain[0].file.name == "exam.jsonl"
@@ -85,17 +85,17 @@ def test_too_little_text_is_left_out_with_what_to_do_instead(
     with_techniques("sft", "cpt")
     paths = [manuals(tmp_path / "manuals", 30), write(tmp_path / "qa.jsonl", pairs(300))]  # 30 x 379 tokens: 11k
     result = propose(tmp_path, paths)
-    assert chain(result.yaml_text) == ["sft"]
+    assert chain(result.path.read_text(encoding="utf-8")) == ["sft"]
     left = "cpt: 11k tokens of raw text are too few; put them into the prompts of SFT rows as context"
     assert f"manuals is left out: {left}" in result.remarks
-    assert "# no cpt: 11k tokens" in result.yaml_text
+    assert "# no cpt: 11k tokens" in result.path.read_text(encoding="utf-8")
 
 
 def test_tasks_are_reinforced_on_where_that_can_be_done(tmp_path: Path, with_techniques: Callable[..., None]) -> None:
     with_techniques("sft", "rft")
     result = propose(tmp_path, [write(tmp_path / "sums.jsonl", tasks(200))])
-    assert chain(result.yaml_text) == ["rft"]
-    assert "reward: numeric" in result.yaml_text
+    assert chain(result.path.read_text(encoding="utf-8")) == ["rft"]
+    assert "reward: numeric" in result.path.read_text(encoding="utf-8")
     asked, learnt = read_rows(tmp_path / "exam.jsonl"), read_rows(tmp_path / "train.jsonl")
     assert (len(asked), len(learnt)) == (32, 168)  # 15 % of 200 are fewer than 32
     assert {row.fields["level"] for row in learnt} == {0, 1, 2}  # further fields are the reward's
@@ -107,7 +107,7 @@ def test_tasks_become_examples_where_only_sft_is_installed(
 ) -> None:
     with_techniques("sft")
     result = propose(tmp_path, [write(tmp_path / "sums.jsonl", tasks(200))])
-    assert chain(result.yaml_text) == ["sft"]
+    assert chain(result.path.read_text(encoding="utf-8")) == ["sft"]
     learnt = read_rows(load(result.path).stages[0].data[0].file)
     assert len(learnt) == 168
     assert {(row.messages[0].content, row.messages[1].content) for row in learnt} <= {
@@ -121,19 +121,19 @@ def test_a_base_model_learns_the_chosen_answers_before_the_preference(
 ) -> None:
     with_techniques("sft", "dpo")
     result = propose(tmp_path, [write(tmp_path / "likes.jsonl", preferences(200))], base="acme/m-base")
-    assert chain(result.yaml_text) == ["sft", "dpo"]
+    assert chain(result.path.read_text(encoding="utf-8")) == ["sft", "dpo"]
     first, second = (read_rows(stage.data[0].file) for stage in load(result.path).stages)
     assert {row.messages[-1].content for row in first} == {row.messages[-1].content for row in second}
     assert all(row.rejected for row in second) and not any(row.rejected for row in first)
     asked = {row.messages[0].content for row in read_rows(tmp_path / "exam.jsonl")}
     assert asked.isdisjoint(row.messages[0].content for row in (*first, *second))
-    assert "acme/m-base is a base model" in result.yaml_text
+    assert "acme/m-base is a base model" in result.path.read_text(encoding="utf-8")
 
 
 def test_an_instruct_model_takes_preferences_at_once(tmp_path: Path, with_techniques: Callable[..., None]) -> None:
     with_techniques("sft", "dpo")
     result = propose(tmp_path, [write(tmp_path / "likes.jsonl", preferences(200))])
-    assert chain(result.yaml_text) == ["dpo"]
+    assert chain(result.path.read_text(encoding="utf-8")) == ["dpo"]
 
 
 def test_an_exam_of_any_kind_keeps_its_rows_out_of_every_stage(
@@ -147,7 +147,7 @@ def test_an_exam_of_any_kind_keeps_its_rows_out_of_every_stage(
     write(data / "worked.jsonl", both)
     write(data / "exam.jsonl", tasks(20))
     result = propose(tmp_path)
-    assert chain(result.yaml_text) == ["sft", "rft"]
+    assert chain(result.path.read_text(encoding="utf-8")) == ["sft", "rft"]
     for stage in load(result.path).stages:
         (source,) = stage.data
         assert len(read_rows(source.file)) == 80
@@ -164,7 +164,7 @@ def test_compressed_and_columnar_files_are_taken_as_they_are(tmp_path: Path) -> 
     result = propose(tmp_path)
     assert len(read_rows(tmp_path / "exam.jsonl")) + len(read_rows(tmp_path / "train.jsonl")) == 350
     one = propose(tmp_path / "one", [tmp_path / "b.parquet"])
-    assert "{file: ../b.parquet, split:" in one.yaml_text
+    assert "{file: ../b.parquet, split:" in one.path.read_text(encoding="utf-8")
     assert load(result.path).stages and load(one.path).stages
 
 
@@ -232,7 +232,7 @@ def test_what_a_folder_holds_beside_is_told(tmp_path: Path, with_techniques: Cal
     result = propose(tmp_path, [folder])
     left = "files of manuals are left out, of kinds that temper does not read: plan.docx; convert what matters"
     assert left in result.remarks
-    assert chain(result.yaml_text) == ["cpt", "sft"]
+    assert chain(result.path.read_text(encoding="utf-8")) == ["cpt", "sft"]
     texts = load(result.path).stages[0].data[0].file
     assert str(texts).endswith("manuals/**/*.md")  # the folder itself would stand for qa.jsonl as well
 
@@ -241,7 +241,7 @@ def test_a_base_that_is_a_folder_here_is_found_from_the_recipe(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     result = propose(Path("new"), [write(tmp_path / "a.jsonl", pairs(100))], base="model")
-    assert "base: ../model" in result.yaml_text
+    assert "base: ../model" in result.path.read_text(encoding="utf-8")
     assert load(result.path).base == str(tmp_path / "model")
 
 

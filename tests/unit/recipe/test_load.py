@@ -107,6 +107,11 @@ def test_auto_is_the_same_as_leaving_out_and_null_replay_is_none(folder: Path) -
             "stages.0.data: found row.jsonl; expected a file that exists; did you",
         ),
         (GOOD.replace("rows.jsonl", "nothing/*.txt"), "expected a pattern that finds files; nothing matches"),
+        (
+            GOOD + "    filters: [length]\n",
+            "stages.0.filters: found ['length']; expected at least one of: min_words, max_words, min_characters, "
+            "max_characters (entry 0: found no limit); add `min_words: 5`",
+        ),
         (GOOD + "    filters: [qualty]\n", "stages.0.filters: found ['qualty']; expected one of: quality"),
         (
             GOOD + "    filters: [{name: length, min_wrds: 3}]\n",

@@ -6,7 +6,7 @@ import pytest
 
 from temper.events import Candidate, Event, Measurement, RunStarted
 from temper.report import render_report, summarise
-from temper.report.candidates import on_front, table
+from temper.report.candidates import on_front, score_name, table
 from temper.report.charts import frontier
 from temper.report.runlog import sort_log
 from temper.report.sections import marks
@@ -87,3 +87,34 @@ def test_the_table_names_every_candidate_and_the_page_holds_it() -> None:
 @pytest.mark.parametrize("events", [[], run_events(finished=False)[:3]])
 def test_a_log_without_candidates_has_no_front(events: list[Event]) -> None:
     assert on_front(sort_log(events)) <= {"base"}
+
+
+def test_candidates_of_stages_that_other_exams_judged_are_not_compared() -> None:
+    """A stage of text that saved 60 % of its bits stood on the frontier above an answer score of 50 %."""
+    text = replace(candidate(20, 0.6, 0.0001), stage="01-cpt", checkpoint="01-cpt/step-000020", exams=("manual",))
+    scored = replace(candidate(40, 0.5, 0.002), stage="02-sft", checkpoint="02-sft/step-000040", exams=("exam",))
+    log = sort_log(log_of(text, scored))
+    assert on_front(log) == {"base", "02-sft/step-000040"}
+    assert {m.label for m in marks(log)} == {"base", "02-sft/step-000040"}
+    rows = table(log)
+    assert rows.index("02-sft, step 40") < rows.index(">base<") < rows.index("01-cpt, step 20")
+    assert "60\N{NO-BREAK SPACE}% (manual)" in rows and "50\N{NO-BREAK SPACE}% (exam)" in rows
+
+
+def test_of_held_out_text_the_base_has_saved_no_bits_and_is_on_the_frontier() -> None:
+    """Runs of continued pre-training alone had no base in their picture and no edge from it."""
+    of_base = [e for e in run_events() if isinstance(e, Measurement) and e.checkpoint == "base"]
+    asked = next(e for e in of_base if (e.role, e.method, e.split) == ("general", "loss", "selection"))
+    base = replace(asked, probe="manual", role="domain")
+    found = replace(candidate(20, 0.1, 0.002), exams=("manual",))
+    log = sort_log([e for e in log_of(base, found) if getattr(e, "role", "") != "domain" or e is base])
+    assert {m.label: m.domain for m in marks(log)} == {"base": 0.0, NAMES[20]: 0.1}
+    assert on_front(log) == {"base", NAMES[20]}
+    assert "bits saved on held-out text" in frontier({"run": marks(log)}, tolerance=0.01, score=score_name(log))
+
+
+def test_the_table_says_how_weights_were_made_that_nobody_trained() -> None:
+    """A mean of checkpoints and the last of them were two rows called `01-sft, step 40`."""
+    mean = replace(candidate(40, 0.5, 0.002), checkpoint=f"{NAMES[40]}-mean-2")
+    rows = table(sort_log(log_of(candidate(40, 0.4, 0.002), mean)))
+    assert "01-sft, step 40 (mean of 2)" in rows and ">01-sft, step 40<" in rows

@@ -20,6 +20,7 @@ from temper.events import (
 )
 from temper.report import render_report, summarise
 from temper.report.chain import Box, Fact, chain, line
+from temper.report.chain_picture import draw
 from temper.report.runlog import sort_log
 from temper.report.summary import summary_of
 from temper.report.words import ARROW, MINUS, SPACE
@@ -171,3 +172,9 @@ def test_the_summary_has_the_chain() -> None:
     assert (first["chosen"], first["steps"], first["of"], first["stopped_at"]) == (CHOSEN, 120, 120, None)
     saved = [e for e in linked() if isinstance(e, CheckpointSaved)]
     assert first["chosen"] in {e.checkpoint for e in saved}
+
+
+def test_a_place_that_is_too_long_for_its_box_loses_the_stage_and_not_the_beginning_of_a_word() -> None:
+    """It read `...tep 120 at alpha 0.8`."""
+    picture = draw(boxes(run_events()))
+    assert ">step 120 at alpha 0.8</text>" in picture and "...tep" not in picture

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from temper.events import Candidate, Choice, Event, Measurement, RunFinished, Verdict
+from temper.events import Candidate, Choice, Event, Measurement, RunFinished, StageStarted, Verdict
 from temper.report import summarise
 from temper.report.runlog import sort_log
 from temper.report.summary import caution, sentence, summary_of
@@ -143,3 +143,17 @@ def test_a_last_checkpoint_that_kept_the_tolerance_and_was_no_better_does_not_br
 
     assert handed_on(0.001).startswith("No better than before: ")
     assert handed_on(0.4).startswith("Breaks the tolerance: ")
+
+
+def test_a_last_stage_that_hands_its_start_on_does_not_stand_for_what_it_hands_on() -> None:
+    """The result of the first stage was called `02-sft, step 0`."""
+    events = run_events()
+    at = next(n for n, e in enumerate(events) if isinstance(e, Choice))
+    first = next(e for e in events if isinstance(e, Choice))
+    started = next(e for e in events if isinstance(e, StageStarted))
+    again = replace(started, stage="02-sft", parent=first.checkpoint, key="other")
+    kept = replace(first, stage="02-sft", step=0, alpha=0.0, verdict="kept-base", reason="its start is kept")
+    log = sort_log([*events[: at + 1], again, kept, *events[at + 1 :]])
+    assert sentence(summary_of(log), log).endswith("chosen: 01-sft, step 120 at alpha 0.8.")
+    chosen = summarise([*events[: at + 1], again, kept, *events[at + 1 :]])["chosen"]
+    assert (chosen["stage"], chosen["step"], chosen["alpha"]) == ("01-sft", 120, 0.8)

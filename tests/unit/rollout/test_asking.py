@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from temper.errors import DataError
 from temper.rollout import record
 from temper.rollout.advantage import rloo
 from temper.rollout.asking import Asking, Attempt, Group, Place, Turn, entropy, lines
@@ -62,6 +63,13 @@ def test_log_probabilities_are_those_of_the_learner(bench: Bench):
     rows = datums_of(useful, advantages_of(useful, rloo), Lesson(terms=("pg",), estimator=rloo))
     for row, found in zip(rows, bench.policy.learner.logprobs(rows), strict=True):
         assert found == pytest.approx(row.side["old_logprobs"][-len(found) :])
+
+
+def test_a_task_is_asked_with_its_tools(bench: Bench):
+    """They were left out of the prompt; this template cannot write them, and says so."""
+    task = replace(tasks(1)[0], tools='[{"type": "function", "function": {"name": "lamp"}}]')
+    with Grader(load_reward("exact")) as grader, pytest.raises(DataError, match="has tools"):
+        bench.asker(EXACT, grader).groups([task], 2, seed=0)
 
 
 def test_a_reply_that_reaches_the_limit_is_capped_and_truncated(bench: Bench):

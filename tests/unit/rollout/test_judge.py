@@ -27,7 +27,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(endpoint, "WAITS", (0.0,))
+    monkeypatch.setattr(endpoint, "WAITS", (0.0,) * 4)
 
 
 def test_a_mark_is_a_score_and_an_unreadable_one_an_error():

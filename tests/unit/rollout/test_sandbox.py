@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import textwrap
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from temper.data.row import Message
-from temper.probes.sandbox import isolation
 from temper.rollout.rewards.checks import code
 from temper.rollout.task import Task
 
@@ -63,7 +63,12 @@ def test_more_memory_disk_network_or_time_than_there_is_ends_it(program: str):
     assert worth(program) == 0.0
 
 
-@pytest.mark.skipif("landlock" not in isolation(), reason="the kernel has no Landlock")
+def has_landlock() -> bool:
+    """Whether the kernel tells the version of its interface when it is asked for no rules (landlock_create_ruleset)."""
+    return sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, 0, 1) >= 1
+
+
+@pytest.mark.skipif(not has_landlock(), reason="the kernel has no Landlock")
 def test_files_outside_of_its_folder_are_closed_to_a_program(tmp_path: Path):
     """It could read and delete whatever the user could."""
     mine = tmp_path / "mine.txt"

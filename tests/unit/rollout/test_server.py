@@ -137,5 +137,5 @@ def test_an_answer_of_another_kind_is_named(served: Served, tmp_path: Path, path
 
 
 def test_a_server_that_is_down_is_named():
-    with pytest.raises(RecipeError, match=r"http://127.0.0.1:9 gave no answer in 4 tries .* is up; start it with"):
+    with pytest.raises(RecipeError, match=r"127.0.0.1:9/v1/models gave no answer in 4 tries .* is up; start it with"):
         VllmServer(url="http://127.0.0.1:9", where="stages.0.sampler", sleep=lambda _: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import shutil
@@ -29,6 +30,8 @@ from temper.events import (
     Verdict,
 )
 from temper.model.fake import FakeBackend
+from temper.report.runlog import sort_log
+from temper.report.summary import sentence, summary_of
 from temper.run.folder import locked
 from tests.fakes.world import World, held, of
 
@@ -192,6 +195,18 @@ def test_a_spent_budget_ends_the_stage_and_what_was_saved_is_judged(world: World
     assert (result.verdict, result.choice.step) == ("improved", 4)
 
 
+def test_a_time_budget_counts_the_probes(world: World) -> None:
+    """Steps were planned as if looks took no time, so a run of 30 minutes trained for 30 and then measured."""
+    with pytest.raises(RecipeError, match=r"budget\.minutes: found 1e-08; expected more than .* the probes alone take"):
+        world.run(world.recipe(budget={"minutes": 1e-8}))
+    assert not (world.folder / "run" / "events.jsonl").exists()
+    result = world.run(world.recipe(budget={"minutes": 60}))
+    known = json.loads(result.folder.key_file.read_text(encoding="utf-8"))
+    assert known["tokens_per_second"] > 0 and known["probe_seconds"] > 0
+    # The same command goes on with what was timed first: another reading would be another plan.
+    assert world.run(world.recipe(budget={"minutes": 60})).already
+
+
 def test_a_stage_whose_budget_is_spent_before_it_begins_takes_no_step(world: World) -> None:
     """The first stage takes 1202 of 1200 tokens, though it was cut to fit with the second."""
     first = {"data": "uneven.jsonl", "batch_tokens": 12, "lr": 4e-3, "checkpoints": 2, "steps": 5}
@@ -218,6 +233,12 @@ def test_a_last_stage_that_is_no_better_hands_on_the_first_ones_choice(world: Wo
     """Its test results used to be filed under the last stage, beside those of that stage's own step 12."""
     log = held(world.run(world.recipe({"steps": 12}, {"data": "greedy.jsonl", "steps": 2, "checkpoints": 1})))
     assert [e.checkpoint for e in of(log, Choice)] == ["01-sft/step-000012"] * 2
+    # It was said to be no better than the base, and not to be eligible for a drop that the tolerance allows.
+    assert of(log, Choice)[1].reason.startswith(
+        "its start is kept: no candidate beats its start's domain score of 100 %"
+    )
+    (other,) = [e for e in of(log, Candidate) if e.stage == "02-sft"]
+    assert other.reason.startswith("domain 100 % does not beat its start's 100 %; general drop ")
     assert of(log, RunFinished)[0].verdict == "improved"
     tests = [e for e in of(log, Measurement) if e.split == "test" and e.checkpoint != "base"]
     assert {(e.stage, e.checkpoint) for e in tests} == {("01-sft", "01-sft/step-000012")}
@@ -277,3 +298,22 @@ def test_a_folder_without_a_model_is_refused(world: World) -> None:
     (world.folder / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"empty: no table\.npz"):
         world.run(world.recipe(base="empty"))
+
+
+LAST: Mapping[str, Any] = {"choose": "last", "guard": "off", "checkpoints": 1}
+
+
+def test_a_run_is_judged_by_what_it_hands_over(world: World) -> None:
+    """It was called improved, with 72 % of the general abilities gone, because its first stage had improved."""
+    spoilt = world.run(world.recipe({}, {**LAST, "data": "greedy.jsonl", "steps": 24}))
+    assert [c.verdict for c in of(held(spoilt), Choice)] == ["improved", "kept-base"]
+    assert spoilt.verdict == of(held(spoilt), RunFinished)[0].verdict == "kept-base"
+    log = sort_log(held(spoilt))
+    assert sentence(summary_of(log), log).startswith("Breaks the tolerance: ")
+
+
+def test_a_last_stage_that_is_taken_in_any_case_may_be_as_good_as_the_one_before_it(world: World) -> None:
+    """Its score is the 100 % of its start, inside the tolerance: better than the base all the same."""
+    result = world.run(world.recipe({}, {**LAST, "steps": 1, "lr": 1e-5}))
+    assert [c.verdict for c in of(held(result), Choice)] == ["improved", "kept-base"]
+    assert result.choice.checkpoint == "02-sft/step-000001" and result.verdict == "improved"

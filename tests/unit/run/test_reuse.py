@@ -51,3 +51,24 @@ def test_a_run_whose_weights_were_deleted_gives_nothing(world: World) -> None:
     assert first.choice.path.startswith("stages/")
     (first.folder.root / first.choice.path).rename(world.folder / "elsewhere")
     assert _reused(world, "two", FIRST) == []
+
+
+def test_a_stage_that_its_budget_cut_short_is_not_taken_over(world: World) -> None:
+    """Its values are those of the whole stage, so a run with a larger budget was handed the half of it.
+
+    5 steps fit 1200 tokens by the mean of the rows; with this seed the long ones come first and 4 take 1202.
+    """
+    stage = {"data": "uneven.jsonl", "batch_tokens": 12, "lr": 4e-3, "checkpoints": 2, "steps": 5}
+    cut = held(world.run(world.recipe(stage, seed=21, budget={"tokens": 1200}), "one", reused=True))
+    assert len(of(cut, Step)) == 4
+    whole = held(world.run(world.recipe(stage, seed=21, budget={"tokens": 5000}), "two", reused=True))
+    assert not of(whole, Reused) and len(of(whole, Step)) == 5
+    again = held(world.run(world.recipe(stage, seed=21, budget={"tokens": 6000}), "three", reused=True))
+    assert [e.run for e in of(again, Reused)] == ["two"]
+
+
+def test_a_stage_that_the_guard_stopped_is_taken_over(world: World) -> None:
+    greedy = {"data": "greedy.jsonl", "steps": 24, "checkpoints": 8}
+    first = held(world.run(world.recipe(greedy, exam="greedy-exam.jsonl"), "one", reused=True))
+    assert len(of(first, Step)) == 12
+    assert _reused(world, "two", greedy, exam="greedy-exam.jsonl") == ["01-sft"]

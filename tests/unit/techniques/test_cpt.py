@@ -130,6 +130,15 @@ def test_without_a_loss_probe_a_part_of_the_documents_is_held_out_and_not_learnt
     assert asked <= held and learnt == {row.origin for row in stream.rows()} - held
 
 
+def test_corpora_of_one_name_are_judged_by_probes_of_different_names(world: World) -> None:
+    """Both were called `*-text`, so that the figures of one stood for the other's."""
+    for seed, part in enumerate(("old", "new")):
+        (world.folder / part).mkdir()
+        write_manual(world.folder / part / "pages", seed=seed)
+    asked = with_held_out(recipe(world, {"data": ["old/pages/*.txt", "new/pages/*.txt"]})).probes.domain
+    assert [probe.label for probe in asked] == ["safe-exam", "pages-text", "pages-text-2"]
+
+
 def test_a_loss_probe_of_the_recipe_is_the_only_one(world: World) -> None:
     write_manual(world.folder / "manual")
     write_manual(world.folder / "other", pages=25, seed=1)
@@ -155,7 +164,7 @@ def test_three_sentences_are_refused_before_a_model_is_looked_for(world: World) 
 
 def test_a_document_without_text_is_named(world: World) -> None:
     (write_manual(world.folder / "manual") / "07.txt").write_text(" \n")
-    with pytest.raises(DataError, match=r"07\.txt:1: no text in the document; expected some; delete the file"):
+    with pytest.raises(DataError, match=r"07\.txt:1: \[F005\] no text in the document; expected some; delete the file"):
         prepared(world)
 
 

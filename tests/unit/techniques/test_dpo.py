@@ -138,6 +138,8 @@ def test_the_reference_belongs_to_the_weights_and_the_rows(pairs: World, tmp_pat
     assert reference.key(moved, source) == key  # content counts, not the place
     assert reference.key(base, replace(source, fingerprint="other")) != key
     assert reference.key(base, source, "bfloat16") != key
+    # A stage with `adapter: lora` read what the same start, rounded to 4 bits, had thought of its rows.
+    assert reference.key(base, source, four_bit=True) != key
     (copy / "table.npz").write_bytes(b"other weights")
     assert reference.key(moved, source) != key
 

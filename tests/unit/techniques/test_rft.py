@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from temper.errors import NotReady, RecipeError, TemperError
-from temper.events import Event, GateReport, Health, RolloutStep, RunStarted, Step, Verdict
+from temper.events import Event, GateReport, Health, Reused, RolloutStep, RunStarted, Step, Verdict
 from temper.recipe.schema import Recipe
 from temper.recipe.values import Context
 from temper.rollout import gate
@@ -228,6 +228,16 @@ def test_a_stage_that_is_refused_can_be_forced_and_says_so(world: World):
         enter_(world, rows=hopeless)
     report, log, _ = enter_(world, rows=hopeless, forced=True)
     assert report.forced and log == [report]
+
+
+def test_a_stage_that_was_forced_is_not_taken_over_by_a_run_that_is_not(world: World):
+    """The second run had the same key and passed by the gate that refuses it."""
+    asked = recipe(world, steps=2)
+    world.run(asked, "one", forced=True, reused=True)
+    with pytest.raises(NotReady, match="--force"):
+        world.run(asked, "two", reused=True)
+    again = held(world.run(asked, "three", forced=True, reused=True))
+    assert [e.run for e in of(again, Reused)] == ["one"]
 
 
 HANGS = "import time; time.sleep(60)"

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from temper.data.datum import Datum
 from temper.events import Role
@@ -82,6 +84,20 @@ def test_shares_are_by_size_in_the_domain_and_own_answers_first_in_replay() -> N
 def test_a_source_of_weight_zero_gives_nothing_and_the_rest_of_its_category_all() -> None:
     found = shares(inventory(), 0.4, {"code": 1.0, "own-code": 0.0})
     assert (found["code"], found["own-code"]) == pytest.approx((0.4, 0.0))
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["code", "own-code", "reasoning", "safety", "own-safety"]), st.floats(0.1, 9), min_size=1
+    ),
+    st.floats(0.01, 1),
+)
+def test_shares_sum_to_one_whatever_is_named(weights: dict[str, float], share: float) -> None:
+    """`from: {safety: 1, own-safety: 1}` was refused as shares that do not sum to 1: the category had nothing left."""
+    asked = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+    found = shares(inventory(), share, asked)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert sum(part for name, part in found.items() if name not in ("short", "long")) == pytest.approx(share)
 
 
 def test_shares_without_replay_are_the_domains() -> None:
