@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import typer
 
 import temper
 from temper.errors import TemperError
+from temper.launch import LAUNCHED_BY
 
 OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
 Command = Callable[..., Any]
@@ -75,10 +77,20 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, _interrupt)
+    parent = os.environ.get(LAUNCHED_BY, "")
+    if parent.isdecimal():
+        threading.Thread(target=_leave_with, args=(int(parent),), daemon=True).start()
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _leave_with(parent: int) -> None:
+    """A study that was killed would leave its trials at work, and find their folders in use when it goes on."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,9 @@ def search(
     budget: Annotated[
         str, typer.Option("--budget", metavar="LIMIT", help="5x (as much as five runs), 20 trials, 2h, 500k tokens.")
     ] = DEFAULT_BUDGET,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Trials at once.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Trials at once: 1 here, on Ray one per node.")
+    ] = None,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Trials on a Ray cluster: auto, local or HOST:PORT.")
     ] = None,
@@ -50,7 +53,7 @@ def search(
     _needs_optuna()
     run = default_out(recipe)
     folder = (out or run.with_name(f"{run.name}-search")).resolve()
-    said = [*(settings or ()), *([] if ray else _shared_cores(space, workers))]
+    said = [*(settings or ()), *([] if ray else _shared_cores(space, workers or 1))]
     study = Study(
         root=folder, space=space, budget=limit, launcher=_launcher(workers, ray),
         command=_command(recipe.resolve(), said), listen=_Teller(),
@@ -59,7 +62,11 @@ def search(
         say(f"searching {knob.path}: {knob.words}" + ("  (the recipe names no range)" if space.by_default else ""))
     finished = study.run()
     write_page(folder, RunFolder(root=folder).events())
-    _tell(folder, finished, list(study.trials.values()), tuple(k.path for k in space.knobs))
+    knobs = tuple(k.path for k in space.knobs)
+    _tell(folder, finished, list(study.trials.values()), knobs)
+    tell_winner(
+        folder, finished, list(study.trials.values()), ["temper", "run", str(recipe), *kept_settings(settings, knobs)]
+    )
     if finished.winner < 0:
         raise typer.Exit(NOTHING_BETTER)
 
@@ -83,14 +90,14 @@ def _needs_optuna() -> None:
         raise MissingExtra("optuna", "search")
 
 
-def _launcher(workers: int, ray: str | None) -> Launcher:
+def _launcher(workers: int | None, ray: str | None) -> Launcher:
     if ray is not None:
         from temper.launch.ray import RayLauncher
 
-        return RayLauncher(ray, workers)
+        return RayLauncher(ray, workers or 0)
     from temper.launch.local import LocalLauncher
 
-    return LocalLauncher(workers)
+    return LocalLauncher(workers or 1)
 
 
 def _shared_cores(space: Space, workers: int) -> list[str]:
@@ -151,9 +158,23 @@ def _tell(folder: Path, finished: SearchFinished, trials: Sequence[TrialSeen], k
     say()
     say(verdict(trials, finished))
     say(f"report:     {folder / 'report.html'}")
+
+
+def kept_settings(settings: Sequence[str] | None, knobs: Sequence[str]) -> list[str]:
+    """The settings of the command line that are no ranges, as they are typed."""
+    plain = [setting for setting in settings or () if setting.partition("=")[0] not in knobs]
+    return [part for setting in plain for part in ("--set", setting)]
+
+
+def tell_winner(folder: Path, finished: SearchFinished, trials: Sequence[TrialSeen], command: Sequence[str]) -> None:
+    """Where the winner lies, and the commands that use it, ready for a shell."""
+    from temper.report.search import shown_values
+
     best = next((t for t in trials if t.number == finished.winner), None)
-    if best is not None:
-        run = folder / best.folder
-        say(f"winner:     {run}, its own report inside")
-        say(f"next:       temper chat {run} --compare")
-        say(f"to repeat:  temper run RECIPE {' '.join(f'--set {k}={v}' for k, v in shown_values(best).items())}")
+    if best is None:
+        return
+    run = folder / best.folder
+    say(f"winner:     {run}, its own report inside")
+    say(f"next:       {shlex.join(['temper', 'chat', str(run), '--compare'])}")
+    values = [part for path, value in shown_values(best).items() for part in ("--set", f"{path}={value}")]
+    say(f"to repeat:  {shlex.join([*command, *values])}")

@@ -21,9 +21,11 @@ import numpy as np
 from temper.decide.drop import general_drop, general_pairs, percent
 from temper.decide.forecast import Forecast, forecast, remaining
 from temper.decide.guard import diverged
-from temper.events import DataUsed, Event, Level, Measurement, RunStarted, StageStarted, Step
+from temper.events import DataUsed, Event, Level, Measurement, RolloutStep, RunStarted, StageStarted, Step
 from temper.stats.drop import linearised
 
+ON_POLICY = ("rft", "distill")
+"""Techniques whose loss says nothing about what is learnt."""
 EARLIEST = 0.1
 """Part of the steps before which nothing is said (methods 7: after 10 to 15 %)."""
 LEAST_STEPS = 8
@@ -81,7 +83,7 @@ def predict(events: Sequence[Event], *, tolerance: float, within: float = 1.0) -
     last = max(1, math.floor(within * stage.steps))
     taken = [e for e in events if isinstance(e, Step) and e.stage == stage.stage and e.step <= last]
     steps = list({e.step: e for e in taken}.values())
-    broken = diverged([e.loss for e in steps])
+    broken = None if _samples(events, stage.stage) else diverged([e.loss for e in steps])
     if broken:
         finding = Finding(rule="diverged", level="stop", risk=1.0, reason=broken)
         return Prediction(stage=stage.stage, step=len(steps), steps=stage.steps, findings=(finding,))
@@ -95,7 +97,13 @@ def predict(events: Sequence[Event], *, tolerance: float, within: float = 1.0) -
 
 
 def domain_losses(events: Sequence[Event], steps: Sequence[Step]) -> list[float]:
-    """Mean loss of the domain's sources, per step that drew from one; of all sources where the log names none."""
+    """Mean loss of the domain's sources, per step that drew from one; of all sources where the log names none.
+
+    Empty for a stage that learns from replies of its own: the loss of a policy gradient lies around nought and need not
+    fall.
+    """
+    if steps and _samples(events, steps[0].stage):
+        return []
     own = {e.source for e in events if isinstance(e, DataUsed) and e.role == "domain"}
     found = []
     for step in steps:
@@ -106,6 +114,15 @@ def domain_losses(events: Sequence[Event], steps: Sequence[Step]) -> list[float]
         elif not own:
             found.append(step.loss)
     return found
+
+
+def _samples(events: Sequence[Event], stage: str) -> bool:
+    """Whether a stage learns from what the model itself says; its own rules watch it (`health`)."""
+    return any(
+        (isinstance(e, RolloutStep) and e.stage == stage)
+        or (isinstance(e, StageStarted) and e.stage == stage and e.technique in ON_POLICY)
+        for e in events
+    )
 
 
 def updates_to_half(losses: Sequence[float]) -> float:
@@ -177,16 +194,19 @@ def _drift(looks: Mapping[int, Sequence[Measurement]], rates: Sequence[float], t
 
 
 def _looks(events: Sequence[Event], stage: str, last: int) -> dict[int, list[Measurement]]:
-    """General probes on the quick items by step, the base's under 0; looks at other places of the line left out."""
-    found: dict[int, list[Measurement]] = {}
+    """General probes on the quick items by step, the base's under 0; looks at other places of the line left out.
+
+    A run that continues logs what it knows of the base again.
+    """
+    found: dict[int, dict[str, Measurement]] = {}
     for e in events:
         if isinstance(e, Measurement) and e.role == "general" and e.split == "quick":
             if e.checkpoint == "base":
-                found.setdefault(0, []).append(e)
+                found.setdefault(0, {})[e.probe] = e
             elif e.stage == stage and e.alpha == 1.0 and e.step <= last:
-                found.setdefault(e.step, []).append(e)
-    names = {m.probe for m in found.get(0, ())}
-    return {step: found[step] for step in sorted(found) if {m.probe for m in found[step]} == names}
+                found.setdefault(e.step, {})[e.probe] = e
+    names = set(found.get(0, ()))
+    return {step: list(found[step].values()) for step in sorted(found) if set(found[step]) == names}
 
 
 def _rates(events: Sequence[Event], stage: StageStarted, steps: Sequence[Step]) -> list[float]:

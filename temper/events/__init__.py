@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal
@@ -24,7 +24,7 @@ __all__ = [
     "TYPES", "Answer", "Bounds", "Candidate", "CheckpointSaved", "Choice", "DataUsed", "Event", "GateReport",
     "GateVerdict", "Health", "Level", "Measurement", "Noticed", "Resumed", "Role", "Rollout", "RolloutStep",
     "RunFinished", "RunStarted", "RunVerdict", "Setting", "Split", "StageStarted", "Step", "Verdict",
-    "append", "decode", "encode", "read",
+    "append", "decode", "encode", "holding", "read",
 ]  # fmt: skip
 
 Role = Literal["domain", "general"]
@@ -356,7 +356,7 @@ def read(path: Path, *, superseded: bool = False) -> list[Event]:
             raise DataError(
                 f"{path}:{number}: not an event of this version ({error}); run again with --out NEW"
             ) from None
-    return found if superseded else list(_holding(found))
+    return found if superseded else holding(found)
 
 
 def _ends_line(file: BinaryIO) -> bool:
@@ -364,11 +364,11 @@ def _ends_line(file: BinaryIO) -> bool:
     return file.read(1) == b"\n"
 
 
-def _holding(events: Iterable[Event]) -> Iterator[Event]:
-    """Drops what a `Resumed` takes back: everything of its stage that came after the step it continues from."""
+def holding(events: Iterable[Event]) -> list[Event]:
+    """Without what a `Resumed` takes back: everything of its stage that came after the step it continues from."""
     kept: list[Event] = []
     for event in events:
         if isinstance(event, Resumed):
             kept = [e for e in kept if getattr(e, "stage", "") != event.stage or getattr(e, "step", 0) <= event.step]
         kept.append(event)
-    yield from kept
+    return kept

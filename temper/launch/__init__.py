@@ -2,3 +2,6 @@
 
 A run that is paused loses the steps since its newest look and nothing else: the same command goes on from there.
 """
+
+LAUNCHED_BY = "TEMPER_LAUNCHED_BY"
+"""Environment variable of a run: the process that waits for it, with which it ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import threading
@@ -14,7 +15,9 @@ from typing import IO, Literal, Protocol
 
 from temper.decide.predict import Finding, predict
 from temper.events import Verdict
+from temper.launch import LAUNCHED_BY
 from temper.launch.progress import Tail, looked
+from temper.run.folder import is_held
 
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 120.0
@@ -84,22 +87,34 @@ class LocalLauncher:
 def run_until(job: Job, closing: Callable[[], bool] = lambda: False) -> Ended:
     """Runs a job to its pause or its end; blocks meanwhile."""
     started = time.monotonic()
+    _await_leaving(Path(job.log).parent)
     tail = Tail(Path(job.log))
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        process = subprocess.Popen(job.command, stdout=subprocess.DEVNULL, stderr=said, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            job.command, stdout=subprocess.DEVNULL, stderr=said, stdin=subprocess.DEVNULL,
+            env={**os.environ, LAUNCHED_BY: str(os.getpid())},
+        )  # fmt: skip
         asked: Ended | None = None
-        while process.poll() is None:
-            time.sleep(POLL_SECONDS)
-            asked = _reason_to_end(job, tail, closing)
-            if asked is not None:
+        try:
+            while asked is None and process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                asked = _reason_to_end(job, tail, closing)
+        finally:
+            if process.poll() is None:
                 _end(process)
-                break
         code, seconds = process.wait(), time.monotonic() - started
         if code in (0, 4):
             return Ended(status="ended", code=code, seconds=seconds)
         if asked is not None:
             return Ended(status=asked.status, code=code, seconds=seconds, reason=asked.reason)
         return Ended(status="failed", code=code, seconds=seconds, reason=_last_words(said, code))
+
+
+def _await_leaving(run: Path) -> None:
+    """Gives what a killed study has left at work in a run folder the time to end."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while is_held(run) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
 def _reason_to_end(job: Job, tail: Tail, closing: Callable[[], bool]) -> Ended | None:

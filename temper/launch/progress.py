@@ -17,7 +17,7 @@ class Tail:
         self._path = path
         self._read = 0
         self.events: list[Event] = []
-        """All events so far, in order."""
+        """All events so far that hold, in order; what a run that continues takes again is left out."""
 
     def new(self) -> list[Event]:
         """What was added since the last call; a line that is still being written waits for the next one."""
@@ -34,7 +34,7 @@ class Tail:
                 found.append(events.decode(line))
             except json.JSONDecodeError:
                 continue  # cut off by a kill and ended by the sitting after it
-        self.events += found
+        self.events = events.holding([*self.events, *found])
         return found
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import socket
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from concurrent.futures import Future
+from typing import Any
 
 from temper.errors import MachineError, MissingExtra
 from temper.launch.local import Ended, Job, run_until
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 CONNECT_SECONDS = 5.0
 
@@ -25,7 +24,7 @@ class RayLauncher:
 
         Args:
             address: `auto`, `local` (a cluster of this machine alone), `HOST:PORT` or `ray://HOST:PORT`.
-            workers: Jobs at once; 0 takes as many as there are nodes.
+            workers: Jobs at once, which share the cores and GPUs; 0 takes as many as there are nodes.
 
         Raises:
             MachineError: nobody answers there.
@@ -36,13 +35,28 @@ class RayLauncher:
         task = self._ray.remote(num_cpus=cores_of(cluster, self.workers), num_gpus=gpus_of(cluster, self.workers),
                                 max_retries=0)  # fmt: skip
         self._task = task(run_until)
+        self._closing = False
 
     def submit(self, job: Job) -> Future[Ended]:
-        """Starts a job as soon as the cluster has room."""
-        return cast("Future[Ended]", self._task.remote(job).future())
+        """Starts a job as soon as the cluster has room; one whose node is lost has failed."""
+        ended: Future[Ended] = Future()
+
+        def tell(task: Future[Ended]) -> None:
+            error = task.exception()
+            if error is None:
+                ended.set_result(task.result())
+                return
+            first = (str(error).strip().splitlines() or [""])[0]
+            reason = f"the cluster lost it: {type(error).__name__}: {first}"
+            status = "interrupted" if self._closing else "failed"
+            ended.set_result(Ended(status=status, code=1, seconds=0.0, reason=reason))
+
+        self._task.remote(job).future().add_done_callback(tell)
+        return ended
 
     def close(self) -> None:
         """Leaves the cluster, which ends the tasks of this driver; a run that was ended goes on by the same command."""
+        self._closing = True
         self._ray.shutdown()
 
 
@@ -52,8 +66,11 @@ def cores_of(cluster: Mapping[str, float], workers: int) -> float:
 
 
 def gpus_of(cluster: Mapping[str, float], workers: int) -> float:
-    """GPUs of one of them: one, or a part of one where there are fewer than jobs. Ray hides those not asked for."""
-    return min(1.0, cluster.get("GPU", 0.0) / workers)
+    """GPUs of one of them: one, or a part of one where there are fewer than jobs. Ray hides those not asked for.
+
+    Parts are counted in ten-thousandths, as Ray does, and rounded down, so that the jobs find room together.
+    """
+    return min(1.0, math.floor(1e4 * cluster.get("GPU", 0.0) / workers) / 1e4)
 
 
 def _connect(address: str) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from temper.data import fetch
 from temper.errors import RecipeError
-from temper.probes.web import Address, check_address, secret_of
+from temper.probes.web import Address, check_address, check_seconds, secret_of
 
 if TYPE_CHECKING:
     from temper.probes.base import ProbeSpec
@@ -50,6 +50,7 @@ class Endpoint:
         check_address(url, f"probe {spec.name}: base_url")
         key = secret_of(variable, f"probe {spec.name}: key_env")
         seconds = float(spec.options.get("seconds", SECONDS))
+        check_seconds(seconds, f"probe {spec.name}: seconds")
         model = str(spec.options["model"])
         return cls(where=f"probe {spec.name}", base_url=url.rstrip("/"), model=model, key=key, seconds=seconds)
 

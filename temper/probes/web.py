@@ -1,8 +1,10 @@
 """Web: a JSON body sent to an address that a recipe names, and tried again while that may help.
 
-429, 5xx, broken connections and timeouts are tried again, after the waits given or as long as the server asks for. What
-is sent leaves this machine for that address and no other: redirects are not followed. The secret comes from the
-environment variable that the recipe names; it is sent as a bearer token and never written anywhere.
+429, 5xx, broken connections and timeouts are tried again, after the waits given or as long as the server asks for. An
+answer that trickles in is given up in time; its status and headers have the limit of each read alone. What is sent
+leaves this machine for that address and no other: redirects are not followed. The secret comes from the environment
+variable that the recipe names; it is sent as a bearer token and never written anywhere. What cannot work, an address, a
+secret or a limit, is refused before anything is sent.
 """
 
 from __future__ import annotations
@@ -11,15 +13,19 @@ import http.client
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from temper.errors import RecipeError, TemperError
 
 LONGEST_WAIT = 60.0
 LARGEST = 64 << 20
 """Bytes of an answer that are read."""
+DAY = 86_400.0
+"""Seconds that nobody waits longer for."""
 TOO_MANY = 429
 
 
@@ -57,10 +63,10 @@ class Address:
             told = ""
             try:
                 with opener.open(request, timeout=self.timeout) as reply:
-                    return reply.read(LARGEST + 1)
+                    return _whole(reply, time.monotonic() + self.timeout)
             except urllib.error.HTTPError as error:
                 with error:
-                    problem = f"HTTP {error.code} ({self.excerpt(error.read(LARGEST))})"
+                    problem = f"HTTP {error.code} ({self.excerpt(_said_of(error, self.timeout))})"
                 told = error.headers.get("Retry-After", "").strip()
                 if error.code != TOO_MANY and error.code < 500:
                     raise self.fault(f"{self.where}: {self.url} answers {problem}; {self.refused}") from None
@@ -88,13 +94,56 @@ def secret_of(variable: str, where: str) -> str:
             f"{where} names the environment variable {variable}, which is not set; expected a secret in it;"
             f" run: export {variable}=..."
         )
-    return os.environ[variable] if variable else ""
+    secret = os.environ[variable] if variable else ""
+    if not (secret.isascii() and secret.isprintable()):  # the error of http.client would show it
+        raise RecipeError(
+            f"{where} names the environment variable {variable}, whose content is no secret: a line break or a letter"
+            " that HTTP cannot send; expected the secret alone; set it again"
+        )
+    return secret
 
 
 def check_address(address: str, where: str) -> None:
     """Refuses what is no address of the web."""
-    if not address.startswith(("http://", "https://")):
+    if not is_address(address):
         raise RecipeError(f"{where}: found {address!r}; expected an address such as http://localhost:8000; correct it")
+
+
+def check_seconds(seconds: float, where: str) -> None:
+    """Refuses a limit that cannot be kept: none, less than nothing, endless."""
+    if not 0 < seconds <= DAY:
+        raise RecipeError(f"{where} {seconds!r}; expected more than 0 and at most {DAY:g}; correct it")
+
+
+def is_address(text: str) -> bool:
+    """Whether something can be asked there; what urllib makes of another text is an error of any kind."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        host = (parts.hostname or "").encode("idna")
+        f"{parts.path}?{parts.query}".encode("ascii")
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0 and len(text.split()) == 1
+    except ValueError:
+        return False
+
+
+def _whole(reply: http.client.HTTPResponse, deadline: float) -> bytes:
+    """The body, or as much of it as is read; TimeoutError when it comes too slowly, whatever the limit of each read."""
+    said, announced = bytearray(), reply.length
+    while len(said) <= LARGEST and (part := reply.read1(1 << 16)):
+        said += part
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer did not end in time")
+    if announced is not None and len(said) < min(announced, LARGEST):
+        raise http.client.IncompleteRead(bytes(said), announced - len(said))
+    return bytes(said)
+
+
+def _said_of(error: urllib.error.HTTPError, timeout: float) -> bytes:
+    """The body of a refusal if it comes; the status is what counts."""
+    try:
+        return _whole(cast("http.client.HTTPResponse", error.fp), time.monotonic() + timeout)
+    except (OSError, http.client.HTTPException):
+        return b""
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -73,12 +73,14 @@ def advantages(rewards_G: Sequence[float | None], *, estimator: Estimator = rloo
     return tuple(0.0 if r is None else next(found) for r in rewards_G)
 
 
-def in_units_of_the_batch(groups_GA: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+def in_units_of_the_batch(groups_GA: Sequence[Sequence[float]], *, errored: int = 0) -> list[tuple[float, ...]]:
     """All advantages of a batch divided by their common root mean square, which keeps their proportions.
 
     The scale of the step then does not depend on the scale of the reward (ScaleRL, 2510.13786); groups are compared
-    with each other as they are, unlike in `grpo`.
+    with each other as they are, unlike in `grpo`. So many of them are of replies that `errored`: zeros that say nothing
+    and have no part in the mean.
     """
     values = [a for group in groups_GA for a in group]
-    size = math.sqrt(math.fsum(a * a for a in values) / len(values)) if values else 0.0
+    counted = len(values) - errored
+    size = math.sqrt(math.fsum(a * a for a in values) / counted) if counted else 0.0
     return [tuple(a / size if size else 0.0 for a in group) for group in groups_GA]

@@ -38,6 +38,11 @@ class Bound:
     params: Mapping[str, Any]
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Fields that every task must have."""
+        return (*self.rule.needs, *self.rule.further(self.params))
+
+    @property
     def seconds(self) -> float:
         """The time it limits itself to, of a rule with a parameter of that name; else 0."""
         default = inspect.signature(self.rule.function).parameters.get("seconds")

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temper.errors import RecipeError
-from temper.probes.web import Address, check_address, secret_of
+from temper.probes.web import Address, check_address, check_seconds, secret_of
 from temper.rollout.score import NO_PARTS, Outcome, RewardError, Rule, Score, as_score, errored
 from temper.rollout.task import Task
 
 AT_ONCE = 4
 """Batches under way at a time."""
+SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Remote:
 
     url: str
     token: str = field(default="", repr=False)
-    timeout: float = 30.0
+    timeout: float = SECONDS
     """Seconds until one batch is answered."""
     retries: int = 4
     """Further tries after the first."""
@@ -78,7 +79,7 @@ class Remote:
 
 def _endpoint(
     tasks: Sequence[Task], replies: Sequence[str], *, url: str, token_env: str = "", batch: int = 32,
-    timeout: float = 30.0, retries: int = 4,
+    timeout: float = SECONDS, retries: int = 4,
 ) -> list[Score]:  # fmt: skip
     """What the endpoint says of each reply."""
     remote = Remote(url=url, token=secret_of(token_env, "reward endpoint: token_env"), timeout=timeout, retries=retries)
@@ -88,9 +89,10 @@ def _endpoint(
 def _is_reachable(params: Mapping[str, Any]) -> None:
     check_address(params["url"], "reward endpoint: url")
     secret_of(params.get("token_env", ""), "reward endpoint: token_env")
-    for name, least in (("batch", 1), ("timeout", 0.001), ("retries", 0)):
-        if params.get(name, least) < least:
-            raise RecipeError(f"reward endpoint: {name} {params[name]!r}; expected {least:g} or more; correct it")
+    check_seconds(params.get("timeout", SECONDS), "reward endpoint: timeout")
+    for name, least, most in (("batch", 1, 10_000), ("retries", 0, 100)):
+        if not least <= params.get(name, least) <= most:
+            raise RecipeError(f"reward endpoint: {name} {params[name]!r}; expected {least} to {most}; correct it")
 
 
 def _score(told: Any) -> Score:

@@ -8,6 +8,8 @@ of replies per turn. Imports data and errors.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,7 +150,8 @@ def load_environment(value: Any, folder: Path | None = None, *, where: str = "en
             f"{where}: found {value!r}; expected a name or {{name: {{parameter: value}}}}; write it like game.py:Wordle"
         )
     try:
-        found = registry.load("environment", name, folder=folder)
+        with contextlib.redirect_stdout(sys.stderr):
+            found = registry.load("environment", name, folder=folder)
     except RecipeError:
         raise
     except (Exception, SystemExit) as error:
@@ -237,8 +240,9 @@ def _call(function: Callable[[], Any], game: Playing[Any], name: str, seconds: f
             failed.append(describe(error))
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
+    with contextlib.redirect_stdout(sys.stderr):  # what it prints is for people; stdout may be the JSON of a command
+        thread.start()
+        thread.join(seconds)
     if thread.is_alive():
         hung[0] += 1
         if hung[0] > HANGS:

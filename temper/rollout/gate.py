@@ -1,7 +1,8 @@
 """Gate: tries the tasks with the start of a stage, judges whether reinforcement can work, and keeps what was sampled.
 
 `examine` is what `temper check` and `temper run` call; the same model, tasks, reward and seed give the same answer,
-which is kept in the cache, so that a run does not ask again what a check has asked. `keep` lays it into the folder of
+which is kept in the cache, so that a run does not ask again what a check has asked; only a reward that was refused is
+asked again, since it may have been corrected where the key does not look. `keep` lays it into the folder of
 the stage, where the first update finds its rollouts. The judgement itself is `temper.decide.gates`.
 """
 
@@ -60,8 +61,8 @@ class Question:
         terms = [asdict(term) for term in reward.terms] if reward is not None else []
         parts = [
             RULES, model, [[task.id, dict(task.fields)] for task in self.tasks], asking.max_new_tokens,
-            asking.temperature, asking.max_turns, terms, _files(terms), self.group_size, self.seed, self.measured,
-            asking.played, self.exam and self.exam.key,
+            asking.temperature, asking.max_turns, asking.seconds, terms, _files(terms), self.group_size, self.seed,
+            self.measured, asking.played, self.exam and self.exam.key,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
@@ -108,7 +109,9 @@ def examine(question: Question, asker: Asker, *, model: str, cache: Path, progre
     known = _known(folder)
     if known is None:
         known = _measure(question, asker, progress)
-        _write(folder, known[0], known[1])
+        # Its remedy is to correct what the key may not see: a module beside the reward, an endpoint, a judge.
+        if known[0].verdict != "FIX REWARD":
+            _write(folder, known[0], known[1])
     report = replace(known[0], stage=question.stage)
     rollouts = tuple(replace(r, stage=question.stage) for r in known[1])
     left = _left(report, {r.task for r in rollouts})

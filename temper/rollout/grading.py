@@ -124,9 +124,7 @@ class Worker:
         if self._process is None:
             return
         process, self._process = self._process, None
-        if process.poll() is None and hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)  # with what a reward has started
-        process.kill()
+        _kill(process)
         for stream in (process.stdin, process.stdout):
             assert stream is not None
             with contextlib.suppress(OSError):  # what was not sent is of no use any more
@@ -146,7 +144,7 @@ class Worker:
 
         def end() -> None:
             late.set()
-            process.kill()
+            _kill(process)
 
         timer = threading.Timer(seconds, end)
         timer.daemon = True
@@ -171,6 +169,18 @@ class Worker:
         self._said.seek(0)
         tail = " ".join(self._said.read()[-300:].decode("utf-8", errors="replace").split())
         return f"ended its process ({how})" + (f": {tail}" if tail else "")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process with all that a reward has started in it, what outlives the process itself included.
+
+    A child that was forked holds the pipe of the answers open, which would then never end. Until the process is waited
+    for, its number and that of its group belong to nobody else.
+    """
+    if process.returncode is None and hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 class Grader:

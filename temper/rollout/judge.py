@@ -11,7 +11,7 @@ from typing import Any
 
 from temper.probes.endpoint import SECONDS, Endpoint
 from temper.probes.judge import MARK, RUBRIC, read_mark
-from temper.probes.web import check_address, secret_of
+from temper.probes.web import check_address, check_seconds, secret_of
 from temper.rollout.score import Rule, Score, errored
 from temper.rollout.task import Task
 
@@ -47,6 +47,7 @@ def _score(answer: str) -> Score:
 def _is_reachable(params: Mapping[str, Any]) -> None:
     check_address(params["base_url"], "reward judge: base_url")
     secret_of(params.get("key_env", ""), "reward judge: key_env")
+    check_seconds(params.get("seconds", SECONDS), "reward judge: seconds")
 
 
 judge = Rule(function=_judge, check=_is_reachable, batch=True)

@@ -30,8 +30,9 @@ class Lesson:
 
 
 def advantages_of(groups: Sequence[Group], estimator: Estimator) -> list[tuple[float, ...]]:
-    """The advantage of every attempt of every group, in units of all of them together."""
-    return in_units_of_the_batch([advantages(group.rewards, estimator=estimator) for group in groups])
+    """The advantage of every attempt of every group, in units of all graded ones together."""
+    found = [advantages(group.rewards, estimator=estimator) for group in groups]
+    return in_units_of_the_batch(found, errored=sum(reward is None for group in groups for reward in group.rewards))
 
 
 def datums_of(groups: Sequence[Group], found: Sequence[Sequence[float]], lesson: Lesson) -> list[Datum]:

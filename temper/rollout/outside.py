@@ -6,7 +6,7 @@
 
 What they say has the contract of every sampler: tokens and the log-probability of each at temperature 1, the token that
 ended a reply included. They round in another way than the learner; losses correct for that by the ratio to the
-sampler's own log-probabilities. Imports model.protocol and its package.
+sampler's own log-probabilities. Imports model.protocol, probes and its package.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from temper.errors import MissingExtra, RecipeError
 from temper.model.protocol import Completion, Sampling, Tokens
+from temper.probes.web import is_address
 
 OWN = "own"
 """The learner's own model samples: its weights are always the newest."""
@@ -130,7 +131,7 @@ def spec_of(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
     if isinstance(spec, Mapping) and len(spec) == 1:
         ((name, options),) = spec.items()
         options = {} if options is None else options
-    known = name in (OWN, VLLM) or (isinstance(name, str) and name.startswith(("http://", "https://")))
+    known = name in (OWN, VLLM) or (isinstance(name, str) and is_address(name))
     if not known or not isinstance(options, Mapping) or (options and name != VLLM):
         raise RecipeError(
             f"{where}: found {spec!r}; expected own, vllm, {{vllm: {{argument: value}}}} or the address of a server;"

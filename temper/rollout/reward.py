@@ -191,7 +191,7 @@ def _facts(term: Term) -> Term:
     if term.leaf.name in registry.BUILT_IN.get("reward", {}):
         bound = bind(term.leaf)
         rule = bound.rule
-        known = {"needs": rule.needs, "low": rule.low, "high": rule.high, "seconds": bound.seconds}
+        known = {"needs": bound.needs, "low": rule.low, "high": rule.high, "seconds": bound.seconds}
         return replace(term, **known, batch=rule.batch)
     if ":" not in term.leaf.name and term.leaf.name not in registry.names("reward"):
         bind(term.leaf)  # says what there is

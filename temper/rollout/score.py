@@ -67,6 +67,11 @@ def no_check(params: Mapping[str, Any]) -> None:
     """Accepts all parameters that have the right types."""
 
 
+def nothing_more(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """No parameter makes a field necessary."""
+    return ()
+
+
 def no_preparation() -> None:
     """There is nothing to import first."""
 
@@ -78,6 +83,8 @@ class Rule:
     function: Function
     needs: tuple[str, ...] = ()
     """Fields that every task must have; `a|b` for either of two."""
+    further: Callable[[Mapping[str, Any]], tuple[str, ...]] = nothing_more
+    """Fields that every task must have because of what the parameters leave out."""
     low: float = 0.0
     high: float = 1.0
     """The least and the most it gives; what a perfect answer earns is `high`."""

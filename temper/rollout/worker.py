@@ -70,7 +70,7 @@ def grade_one(bound: Sequence[Bound], task: Task, reply: str) -> list[Score]:
 
 
 def _grade(bound: Bound, task: Task, reply: str) -> Score:
-    missing = [need for need in bound.rule.needs if not task.has(need)]
+    missing = [need for need in bound.needs if not task.has(need)]
     if missing:
         wanted = missing[0].replace("|", " or ")
         return errored(f"the task has no {wanted}; expected one to grade by; add it to the row")
@@ -112,7 +112,7 @@ def _load(leaves: Sequence[Leaf], told: BinaryIO) -> list[Bound] | None:
         _tell(told, {kind: str(error) if kind == "user" else describe(error)})
         return None
     facts = [
-        {"needs": b.rule.needs, "low": b.rule.low, "high": b.rule.high, "seconds": b.seconds, "batch": b.rule.batch}
+        {"needs": b.needs, "low": b.rule.low, "high": b.rule.high, "seconds": b.seconds, "batch": b.rule.batch}
         for b in bound
     ]
     _tell(told, {"facts": facts})

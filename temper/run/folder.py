@@ -148,6 +148,18 @@ def locked(root: Path) -> Iterator[None]:
             _forget_unused(root)
 
 
+def is_held(root: Path) -> bool:
+    """Whether a run is at work in a folder."""
+    try:
+        with (root / ".lock").open(encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _forget_unused(root: Path) -> None:
     """A run that was refused before it wrote anything leaves no folder behind."""
     if [p.name for p in root.iterdir()] == [".lock"]:

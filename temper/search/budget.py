@@ -54,6 +54,8 @@ class SearchBudget:
                 raise RecipeError(f"--budget {text}: found {found[1]} trial; expected at least 2 to compare; {FORMS}")
             return cls(text=text, trials=int(found[1]))
         if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)\s*tokens?", compact):
+            if not float(found[1]):
+                raise RecipeError(f"--budget {text}: found no tokens at all; expected what a search takes; {FORMS}")
             return cls(text=text, tokens=float(found[1]) * SCALES[found[2]])
         try:
             return cls(text=text, seconds=Duration.parse(text, where="--budget").seconds)
@@ -73,6 +75,22 @@ class SearchBudget:
         assert self.seconds is not None
         length = statistics.median(t.seconds / t.done for t in known) / workers
         return (self.seconds - sum(t.seconds for t in trials) / workers) / max(length, 1e-9)
+
+    def shortage(self, trials: Sequence[TrialSeen]) -> str:
+        """What the first look shows that the limit cannot hold; empty where it can, or as long as nothing is known.
+
+        How many tokens or seconds a run takes is known when one has begun. Its beginning is the dearest part of it in
+        seconds, so that of a time only what was surely too little is told.
+        """
+        known = [t for t in trials if t.done > 0]
+        if not known or any(t.status == "finished" for t in trials):
+            return ""
+        length, first = statistics.median(t.whole_tokens for t in known), min(t.seconds for t in known)
+        if self.tokens is not None and self.tokens < LEAST_RUNS * length:
+            return f"a run takes {length:,.0f} tokens, a search {LEAST_RUNS:g} times as many at least"
+        if self.seconds is not None and self.seconds < first:
+            return f"the first {FRACTIONS[0]:.1%} of a run took {first:.0f} s"
+        return ""
 
     def may_begin(self, trials: Sequence[TrialSeen]) -> bool:
         """Whether another trial may be begun."""

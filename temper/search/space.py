@@ -168,6 +168,11 @@ def _knob(document: Document, folder: Path, loc: Loc, value: Any, found: Mapping
         for choice in choices:
             _check(document, folder, (*others, f"{path}={choice}"), where, f"{choice} in the list")
         return Knob(path=path, choices=choices, first=choices[0])
+    if "..." in span[0]:  # read as `..` and an end such as .1e-3
+        raise RecipeError(
+            f"{where}: found {span[0].strip()}; expected two dots between the ends, and ends that begin with a"
+            f" digit; write [{re.sub('[.]{3,}', '..', span[0].strip())}]"
+        )
     low, high = _number(span[1]), _number(span[2])
     if not low < high:
         raise RecipeError(

@@ -97,8 +97,11 @@ class Study:
                 f"folder or the same study to continue; write --out with a new folder, or delete {self.root}"
             )
         self.trials = {e.number: e for e in log if isinstance(e, TrialSeen)}
-        if started is not None and started.budget == self.budget.text:
+        again = self._failed_in_a_row()
+        if started is not None and started.budget == self.budget.text and not again:
             return next((e for e in log[log.index(started) :] if isinstance(e, SearchFinished)), None)
+        # What made them fail was not in their values, and may be put right by now.
+        self.trials |= {t.number: dataclasses.replace(t, status="running", reason="tried again") for t in again}
         self._log(
             SearchStarted(
                 recipe=self.space.text, key=key, knobs={k.path: k.words for k in self.space.knobs},
@@ -112,6 +115,12 @@ class Study:
         """Fills free places until there is nothing left to do; says why it ended."""
         reason = ""
         while True:
+            shortage = self.budget.shortage(list(self.trials.values()))
+            if shortage:
+                raise RecipeError(
+                    f"--budget {self.budget.text}: {shortage}; expected a budget that holds a search; write a larger"
+                    " one, such as 5x: what was done is kept"
+                )
             while len(self._flying) < self.launcher.workers:
                 action, reason = self._next_action()
                 if action is None:
@@ -125,9 +134,9 @@ class Study:
     def _next_action(self) -> tuple[Action | None, str]:
         """What to do with a free place, or why there is nothing."""
         trials = list(self.trials.values())
-        newest = [t for t in sorted(trials, key=lambda t: -t.number) if t.status != "running"][:FAILED_IN_A_ROW]
-        if len(newest) == FAILED_IN_A_ROW and all(t.status == "failed" for t in newest):
-            return None, f"{FAILED_IN_A_ROW} trials in a row failed; the newest {newest[0].reason}"
+        failed = self._failed_in_a_row()
+        if failed:
+            return None, f"{len(failed)} trials in a row failed; the newest {failed[0].reason}"
         running = [t for t in trials if t.status == "running"]
         best = rungs.to_finish(trials, self._tolerance)
         room = self.budget.room(trials, workers=self.launcher.workers)
@@ -146,6 +155,12 @@ class Study:
             gain = f"{100 * hope.gain:.2f} points of domain score"
             return None, f"no further trial is expected to pay: {gain} expected of the next, after {len(trials)}"
         return None, f"the budget of {self.budget.text} is spent"
+
+    def _failed_in_a_row(self) -> list[TrialSeen]:
+        """The newest trials, where so many failed that it was not for their values; else none."""
+        ended = [t for t in sorted(self.trials.values(), key=lambda t: -t.number) if t.status != "running"]
+        newest = ended[:FAILED_IN_A_ROW]
+        return newest if len(newest) == FAILED_IN_A_ROW and all(t.status == "failed" for t in newest) else []
 
     def _start(self, action: Action) -> None:
         if action.kind == "continue":
@@ -208,7 +223,7 @@ class Study:
                 self.root, trial.number, trial.values, status=status, seconds=trial.seconds + ended.seconds,
                 reason=reason,
             )  # fmt: skip
-            if seen.number == 0 and ended.code in WRONG_INPUT and len(self.trials) == 1:
+            if seen.number == 0 and ended.code in WRONG_INPUT and len(self.trials) == 1 and not seen.done:
                 self._clear()
                 raise RecipeError(f"the recipe itself, before anything is searched: {ended.reason}; correct it first")
             if seen.status in ("stopped", "failed"):

@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from temper.calibrate import rules
 from temper.data.datum import Datum
 from temper.data.mixture import MixSource, Mixture
+from temper.errors import RecipeError
 from temper.losses import Objective, Term
 from temper.probes.base import Probe
 from temper.recipe.facts import Facts
@@ -126,7 +127,7 @@ class RFT(Stage):
     """Longest reply."""
     max_turns: Annotated[int, Field(ge=1)] = 10
     """Replies after which an episode of an environment is cut."""
-    reward_seconds: Annotated[float, Field(gt=0)] = 10.0
+    reward_seconds: Annotated[float, Field(gt=0, le=86_400)] = 10.0
     """For grading one reply, or for one call of an environment."""
     temperature: Annotated[Annotated[float, Field(gt=0, le=2)] | None, AUTO_NUMBER] = None
     kl_to_start: Annotated[Annotated[float, Field(ge=0)] | None, AUTO_NUMBER] = None
@@ -150,11 +151,22 @@ class RFT(Stage):
         if self.reward is not None and self.environment is not None:
             error = problem("a reward or an environment, which gives its own", "remove one of the two")
             raise invalid(self, ("environment",), error, self.environment)
+        self._is_read()
         name, _ = spec_of(self.sampler, "sampler")
         if self.prefetch and name == OWN:
             error = problem("a sampler with weights of its own", "write `sampler: vllm` beside it, or remove it")
             raise invalid(self, ("prefetch",), error, self.prefetch)
         return self
+
+    def _is_read(self) -> None:
+        """Refuses what an environment, or a single reply, has no use for."""
+        if self.environment is None and "max_turns" in self.model_fields_set:
+            error = problem("an environment whose episodes have turns", "remove it, a reward grades one reply")
+            raise invalid(self, ("max_turns",), error, self.max_turns)
+        for key in ("audit", "held_out"):
+            if self.environment is not None and getattr(self, key):
+                error = problem("a reward beside it; no episode of an environment is held out", "remove it")
+                raise invalid(self, (key,), error, getattr(self, key))
 
     def settle(self, common: ResolvedStage, facts: Facts, sheet: Sheet) -> ResolvedRFT:
         """Fills what only reinforcement has."""
@@ -171,13 +183,17 @@ class RFT(Stage):
         if facts.context_length is not None and longest > facts.context_length:
             expected = f"at most {facts.context_length} with the longest prompt, all the model can read"
             raise sheet.refuse("max_new_tokens", f"{new}, together {longest}", expected, "lower it, or drop long tasks")
+        held_out = _held_out(self, facts.train_rows, sheet)
+        if self.audit is not None and not held_out:
+            expected = f"replies for it to grade: of {facts.train_rows} tasks none is held out"
+            raise sheet.refuse("audit", short(self.audit), expected, "write `held_out: 10` beside it, or remove it")
         prompt = facts.domain_tokens / max(1, facts.train_rows)
         return extend(
             common, ResolvedRFT, reward=self.reward, environment=self.environment, audit=self.audit,
             files=hashes((self.reward, self.environment, self.audit)), loss=take("loss"), group_size=group_size,
             prompts=prompts, updates=take("updates"), max_new_tokens=new, max_turns=self.max_turns,
             reward_seconds=self.reward_seconds, temperature=take("temperature"), kl_to_start=take("kl_to_start"),
-            level=self.level, held_out=_held_out(self, facts.train_rows, sheet), gate_tasks=take("gate_tasks"),
+            level=self.level, held_out=held_out, gate_tasks=take("gate_tasks"),
             sampler=self.sampler, prefetch=self.prefetch,
             sampled_tokens=round(prompts * group_size * (prompt + new)),
         )  # fmt: skip
@@ -244,8 +260,19 @@ def _held_out(stage: RFT, tasks: int, sheet: Sheet) -> int:
     return int(sheet.take("held_out", stage.held_out, plain(str(auto), rule)))
 
 
+def _check_level(stage: ResolvedRFT, tasks: Sequence[Task]) -> None:
+    """Refuses a level that some task does not tell: it would be taken for one of its own."""
+    lacking = [task.origin or task.id for task in tasks if stage.level and not task.has(stage.level)]
+    if lacking:
+        raise RecipeError(
+            f"{_path(stage)}.level: {len(lacking)} of {len(tasks)} tasks, the first {lacking[0]}, have no field"
+            f" {stage.level!r}; expected it in every task; correct the name, or add the column"
+        )
+
+
 def _divide(stage: ResolvedRFT, tasks: Sequence[Task], seed: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
     """Tasks to train on, and those that are only looked at: which ones follows from their content and the seed."""
+    _check_level(stage, tasks)
     drawn = sorted(tasks, key=lambda task: hashlib.sha256(f"{seed}/{task.id}".encode()).digest())
     aside = {task.id for task in drawn[: min(stage.held_out, len(tasks) - 1)]}
     return tuple(t for t in tasks if t.id not in aside), tuple(t for t in tasks if t.id in aside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,18 @@ def test_the_recipe_reference_names_every_field() -> None:
     fields = {field.alias or name for model in models for name, field in model.model_fields.items()}
     missing = {name for name in fields if not re.search(rf"[`.]{name}\b", reference)}
     assert missing == set()
+
+
+def test_every_built_in_reward_and_its_parameters_are_explained() -> None:
+    """None of them was: a reader had to find them in the code."""
+    from temper import registry
+
+    rows = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").splitlines()
+    for name in registry.BUILT_IN["reward"]:
+        row = next((line for line in rows if line.startswith(f"| `{name}` | ") and line.count(" | ") == 2), "")
+        parameters = inspect.signature(registry.load("reward", name).function).parameters.values()
+        missing = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and f"`{p.name}`" not in row}
+        assert row and missing == set(), name
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -99,4 +99,8 @@ def _fits(params: Mapping[str, Any]) -> None:
         ) from None
 
 
-json_schema = Rule(function=_json_schema, check=_fits)
+def _needs(params: Mapping[str, Any]) -> tuple[str, ...]:
+    return () if params.get("schema") is not None else ("reference",)
+
+
+json_schema = Rule(function=_json_schema, check=_fits, further=_needs)

@@ -105,5 +105,5 @@ def _falls(params: Mapping[str, Any]) -> None:
 
 exact = Rule(function=_exact, needs=("reference",), check=is_pattern)
 contains = Rule(function=_contains, needs=("reference",))
-regex = Rule(function=_regex, check=is_pattern)
+regex = Rule(function=_regex, check=is_pattern, further=lambda params: () if params.get("pattern") else ("pattern",))
 length = Rule(function=_length, low=-1.0, high=0.0, check=_falls)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from temper import events
+from temper.cli.search import kept_settings, tell_winner
 from temper.events.search import SearchFinished, TrialSeen
 from tests.unit.cli.world import make_world, temper
+from tests.unit.search.studies import trial
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,25 @@ def test_a_ray_address_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     ended = temper("search", recipe, "--set", "stages.0.lr=1e-4..1e-2", "--ray", "127.0.0.1:1")
     assert ended.code == 2
     assert "--ray 127.0.0.1:1: nobody answers" in ended.err
+
+
+def test_the_command_that_repeats_the_winner_is_ready_for_a_shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It named no recipe, forgot the settings that were given beside the ranges, and quoted nothing."""
+    knobs = ("stages.0.lr", "stages.0.replay")
+    best = trial(
+        1, values={"stages.0.lr": "auto", "stages.0.replay": '{"share": 0.25}'}, settled={"stages.0.lr": "0.0002"}
+    )  # fmt: skip
+    finished = SearchFinished(winner=1, reason="", trials=2, tokens=1, saved=0, importance={})
+    kept = kept_settings(["tolerance=2%", "stages.0.lr=1e-5..1e-3"], knobs)
+    tell_winner(tmp_path / "my study", finished, [best], ["temper", "run", "my.yaml", *kept])
+    told = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert shlex.split(told["to repeat"]) == [
+        "temper", "run", "my.yaml", "--set", "tolerance=2%", "--set", "stages.0.lr=0.0002",
+        "--set", 'stages.0.replay={"share": 0.25}',
+    ]  # fmt: skip
+    assert shlex.split(told["next"])[2] == str(tmp_path / "my study" / "trials" / "001")
 
 
 @pytest.mark.slow

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from experiments.calibration import logged
-from temper.decide.predict import Prediction, predict, updates_to_half
+from temper.decide.predict import Prediction, domain_losses, predict, updates_to_half
 from temper.events import DataUsed, Event, Measurement, StageStarted, Step
 from tests.fakes.world import World, held, stage
 
@@ -64,6 +65,26 @@ def test_updates_to_half_are_counted_between_steps() -> None:
     assert updates_to_half([4.0, 3.0, 1.5]) == pytest.approx(1 + 1.0 / 1.5)
     assert updates_to_half([4.0, 2.0]) == 1.0
     assert updates_to_half([4.0, 3.0, 2.5]) == math.inf
+
+
+def test_the_loss_of_a_stage_that_samples_its_own_replies_says_nothing() -> None:
+    """A policy gradient's lies around nought: a search gave such trials up for learning nothing, or for exploding."""
+    flat = [0.5 + 0.001 * (n % 3) for n in range(12)]
+    for losses in (flat, [*flat, 4.0, 4.0, 4.0]):
+        log = [e for e in run(losses, steps=40) if not isinstance(e, DataUsed)]  # tasks are no rows
+        assert predict(log, tolerance=0.01).stop is not None  # pyright: ignore[reportOptionalMemberAccess]
+        sampled = [replace(e, technique="rft") if isinstance(e, StageStarted) else e for e in log]
+        assert rules(predict(sampled, tolerance=0.01)) == {}
+        assert domain_losses(sampled, [e for e in sampled if isinstance(e, Step)]) == []
+    drifting = looked(sampled, (4, 0.2), (8, 0.4))
+    assert "drift" in rules(predict(drifting, tolerance=0.01)), "what is lost is seen all the same"
+
+
+def test_a_run_that_continues_logs_the_base_again() -> None:
+    """Taken for a probe that was measured twice, it ended a search with a traceback when a trial went on."""
+    log = looked(run(GENTLE, steps=40), (4, 0.02), (8, 0.04))
+    base = next(e for e in log if isinstance(e, Measurement))
+    assert predict([*log, base], tolerance=0.01) == predict(log, tolerance=0.01)
 
 
 def test_nothing_is_said_before_a_tenth_of_the_steps() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from temper import events
-from temper.events import Event, Measurement, RunStarted, Setting, StageStarted, Step, Verdict
+from temper.events import Event, Measurement, Resumed, RunStarted, Setting, StageStarted, Step, Verdict
 from temper.launch import local
 from temper.launch.local import Job, LocalLauncher, run_until
 from temper.launch.progress import Tail, done, looked, place, stage_lengths
+from temper.run.folder import locked
 
 WRITE = """
 import pathlib, sys, time
@@ -114,6 +117,88 @@ def test_a_launcher_that_closes_pauses_what_is_at_work(tmp_path: Path) -> None:
         pass
     launcher.close()
     assert future.result().status == "interrupted"
+
+
+TRIAL = """
+import pathlib, sys, time
+from temper.cli.faults import clearly
+def command():
+    seen = pathlib.Path(sys.argv[1])
+    seen.write_text("up")
+    try:
+        time.sleep(30)
+    except KeyboardInterrupt:
+        seen.write_text("ended")
+        raise
+clearly(command)()
+"""
+STUDY = """
+import sys
+from temper.launch.local import Job, run_until
+run_until(Job(command=(sys.executable, "-c", sys.argv[1], sys.argv[2]), log=sys.argv[3]))
+"""
+
+
+def test_a_run_ends_with_the_study_that_waits_for_it(tmp_path: Path) -> None:
+    """After a kill -9 of the study its trial went on, and its folder was in use when the study continued."""
+    seen = tmp_path / "seen"
+    study = subprocess.Popen([sys.executable, "-c", STUDY, TRIAL, str(seen), str(tmp_path / "run" / "events.jsonl")])
+    _wait_for(seen, "up")
+    study.kill()
+    study.wait()
+    _wait_for(seen, "ended")
+
+
+def test_a_run_does_not_outlive_a_fault_of_ours(tmp_path: Path) -> None:
+    """What watched it had failed, and the run went on with nobody to pause it."""
+    seen = tmp_path / "seen"
+
+    def fault() -> bool:
+        if not (seen.is_file() and seen.read_text() == "up"):
+            return False
+        time.sleep(0.2)
+        raise AssertionError("a fault")
+
+    command = (sys.executable, "-c", TRIAL, str(seen))
+    with pytest.raises(AssertionError, match="a fault"):
+        run_until(Job(command=command, log=str(tmp_path / "run" / "events.jsonl")), fault)
+    assert seen.read_text() == "ended"
+
+
+def test_what_a_run_that_continues_takes_again_does_not_count(tmp_path: Path) -> None:
+    """A look of the sitting before, later than where the run went on from, paused it before its rung."""
+    first, again = a_run(), a_run()
+    path = tmp_path / "events.jsonl"
+    tail = Tail(path)
+    path.write_text("".join(events.encode(e) + "\n" for e in first), encoding="utf-8")
+    tail.new()
+    assert looked(tail.events) == 1.0
+    events.append(path, Resumed(stage="01-sft", step=2))
+    tail.new()
+    assert looked(tail.events) == done(tail.events) == 0.25
+    for event in again[8:12]:
+        events.append(path, event)
+    tail.new()
+    assert looked(tail.events) == looked(events.read(path))
+
+
+def test_a_folder_where_a_run_is_still_ending_is_waited_for(tmp_path: Path) -> None:
+    run, order = tmp_path / "run", []
+    with locked(run):
+        launcher = LocalLauncher()
+        future = launcher.submit(replace(job(tmp_path, a_run()), log=str(run / "events.jsonl")))
+        future.add_done_callback(lambda _: order.append("ran"))
+        time.sleep(0.3)
+        order.append("left")
+    assert future.result().status == "ended" and order == ["left", "ran"]
+    launcher.close()
+
+
+def _wait_for(path: Path, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while not (path.is_file() and path.read_text() == text):
+        assert time.monotonic() < deadline, f"not {text}"
+        time.sleep(0.05)
 
 
 def test_progress_is_counted_over_all_stages() -> None:

@@ -201,3 +201,22 @@ def test_an_address_that_is_none_is_named():
     bad = ProbeSpec(name="taste", axis="a", kind="judge", source="t", options={"base_url": "ftp://x", "model": "m"})
     with pytest.raises(RecipeError, match=r"base_url: found 'ftp://x'; expected an address such as"):
         judge(Table(Words()).policy, Words(), bad, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "said"),
+    [
+        ("sk-very\nsecret", {"key_env": "JUDGE_KEY"}, "names the environment variable JUDGE_KEY, whose content is no"),
+        (KEY, {"seconds": float("inf")}, "probe taste: seconds inf; expected more than 0 and at most 86400"),
+    ],
+)
+def test_a_key_or_limit_that_cannot_work_is_refused_before_anything_is_asked(
+    key: str, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+):
+    """They were tried; the error of http.client showed the key."""
+    monkeypatch.setenv("JUDGE_KEY", key)
+    options = {"base_url": "http://localhost:1", "model": "m", **options}
+    spec = ProbeSpec(name="taste", axis="a", kind="judge", source="t", options=options)
+    with pytest.raises(RecipeError, match=said) as told:
+        judge(Table(Words()).policy, Words(), spec, [])
+    assert "very" not in str(told.value)

@@ -114,9 +114,12 @@ def test_rows_learn_the_reply_alone_with_its_advantage():
     assert (best.group, best.source, best.row, best.supervised) == (0, "rollouts", "tasks.jsonl:1", 2)
 
 
-def test_an_errored_reply_is_no_row_and_no_part_of_the_baseline():
+def test_an_errored_reply_is_no_row_and_no_part_of_the_baseline_or_the_unit():
+    """It counted as a zero in the root mean square: the more replies errored, the larger became the step."""
     groups = [group(0, 1.0, None, 0.0)]
-    assert advantages_of(groups, rloo)[0] == pytest.approx((math.sqrt(1.5), 0.0, -math.sqrt(1.5)))
+    # 1 and -1 alone: their root mean square is sqrt(2 / 2); over three replies it was sqrt(2 / 3).
+    assert advantages_of(groups, rloo)[0] == pytest.approx((1.0, 0.0, -1.0))
+    assert advantages_of([group(0, None, None)], rloo) == [(0.0, 0.0)]
     assert len(datums_of(groups, advantages_of(groups, rloo), Lesson(terms=("pg",), estimator=rloo))) == 2
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from temper.data.row import Message
+from temper.errors import RecipeError
 from temper.rollout.endpoint import Remote
 from temper.rollout.grading import Limits, grade
 from temper.rollout.reward import load_reward
@@ -154,3 +156,57 @@ def test_a_refusal_is_final_and_does_not_repeat_the_token(status: int):
 def test_an_answer_in_another_form_is_refused(body: bytes, told: str):
     with serving(Server(score=lambda _: 1.0, body=body)) as server, pytest.raises(RewardError, match=told):
         Remote(url=server.url, sleep=lambda _: None).score(tasks(1), ["x"], batch=8)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:80", "http://", "http://.x/", "http://x:abc/", "http://[::1/", "http://a b/", "http://x/\u00e9"]
+)
+def test_what_is_no_address_is_refused_before_anything_is_sampled(url: str):
+    """Some of these ended the run with a traceback, others were tried five times."""
+    with pytest.raises(RecipeError, match=r"endpoint: url: found .*expected an address such as"):
+        load_reward({"endpoint": {"url": url}})
+
+
+@pytest.mark.parametrize("token", ["tok-very\nsecret", "tok-very-secret\u0142"])
+def test_a_token_that_no_header_carries_is_refused_and_not_shown(token: str, monkeypatch: pytest.MonkeyPatch):
+    """The error of http.client showed it, in a traceback that is kept in a file."""
+    monkeypatch.setenv("REWARD_TOKEN", token)
+    with pytest.raises(RecipeError, match="variable REWARD_TOKEN, whose content is no secret") as told:
+        load_reward({"endpoint": {"url": "http://localhost:1", "token_env": "REWARD_TOKEN"}})
+    assert "very" not in str(told.value)
+
+
+@pytest.mark.parametrize("params", [{"timeout": float("inf")}, {"timeout": 0}, {"batch": 0}, {"retries": -1}])
+def test_a_limit_that_cannot_be_kept_is_refused(params: dict[str, Any]):
+    with pytest.raises(RecipeError, match=f"endpoint: {next(iter(params))} .*; expected"):
+        load_reward({"endpoint": {"url": "http://localhost:1", **params}})
+
+
+@pytest.mark.parametrize(
+    ("status", "drop", "told"),
+    [
+        (200, b" ", "TimeoutError: the answer did not end in time"),
+        (500, b"", r"HTTP 500 \(\)"),
+        (500, b" ", r"HTTP 500 \(\)"),
+    ],
+)
+def test_an_answer_that_trickles_in_is_given_up_in_time(status: int, drop: bytes, told: str):
+    """The limit of the socket holds for each read, so that such an endpoint held a run for as long as it liked."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_trickle, args=(listener, status, drop), daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(RewardError, match=told):
+            Remote(url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=1.0, retries=0).score(
+                tasks(1), ["x"], batch=8
+            )
+        assert time.monotonic() - started < 4
+
+
+def _trickle(listener: socket.socket, status: int, drop: bytes) -> None:
+    """A blank every now and then, or not even that."""
+    with suppress(OSError), listener.accept()[0] as line:
+        line.recv(1 << 16)
+        line.sendall(f"HTTP/1.1 {status} X\r\nContent-Length: 1000\r\n\r\n".encode())
+        for _ in range(50):
+            line.sendall(drop)
+            time.sleep(0.1)

@@ -79,6 +79,18 @@ def test_an_environment_that_never_ends_is_cut_and_says_so(game: Path):
     assert len(episode.replies) == 4
 
 
+def test_what_an_environment_prints_leaves_the_output_of_the_command_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """It ran into the JSON that `temper check --json` promises to be alone on stdout."""
+    loud = GAME.replace("        self.wanted", "        print('begin')\n        self.wanted") + "\nprint('imported')\n"
+    (tmp_path / "loud.py").write_text(loud, encoding="utf-8")
+    (episode,) = play(load_environment("loud.py:Guess", tmp_path), [task(1)], counting, max_turns=4)
+    assert episode.score.value == 1.0
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.split() == ["imported", "begin"]
+
+
 class Bad:
     """Misbehaves as its task says."""
 

@@ -162,6 +162,26 @@ def filtered(bench: Bench) -> Examined:
     return ask(bench, (*good, *hopeless(40)), tries=16, measured=80)
 
 
+def test_a_reward_that_was_corrected_in_a_module_beside_it_is_asked_again(bench: Bench, tmp_path: Path):
+    """The verdict FIX REWARD came from the cache for ever: only the reward's own file was part of the key."""
+    (tmp_path / "mine.py").write_text(
+        "import importlib\ndef mine(task, reply):\n"
+        "    return importlib.import_module('marking').mark(task, reply)\n", encoding="utf-8",
+    )  # fmt: skip
+    beside = tmp_path / "marking.py"
+    beside.write_text("def mark(task, reply):\n    return 0.5\n", encoding="utf-8")
+    asking = Asking(max_new_tokens=4, reward=load_reward("mine.py:mine", tmp_path))
+    assert ask(bench, asking=asking).report.verdict == "FIX REWARD"
+    beside.write_text("def mark(task, reply):\n    return float(reply.strip() == task['reference'])\n")
+    assert ask(bench, asking=asking).report.verdict == "GO"
+
+
+def test_more_time_for_the_reward_is_another_question(bench: Bench):
+    """A reward that ran out of time was refused again, from the cache, when it had been given more."""
+    question = Question(stage="01-rft", tasks=MIXED, asking=EXACT, group_size=8, seed=0)
+    assert replace(question, asking=replace(EXACT, seconds=60.0)).key("m") != question.key("m")
+
+
 def test_a_filter_keeps_the_list_of_tasks(bench: Bench, tmp_path: Path):
     found = filtered(bench)
     assert found.report.verdict == "FILTER" and found.opens

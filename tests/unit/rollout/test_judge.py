@@ -71,5 +71,7 @@ def test_a_judge_without_address_or_key_is_refused_before_it_is_asked():
         load_reward({"judge": {"base_url": "localhost:1", "model": "m"}})
     with pytest.raises(RecipeError, match="export TEMPER_NO_SUCH_KEY="):
         load_reward({"judge": {"base_url": "http://x", "model": "m", "key_env": "TEMPER_NO_SUCH_KEY"}})
+    with pytest.raises(RecipeError, match="seconds -1"):
+        load_reward({"judge": {"base_url": "http://x", "model": "m", "seconds": -1}})
     with pytest.raises(RecipeError, match="found no model"):
         load_reward({"judge": {"base_url": "http://x"}})

@@ -112,7 +112,9 @@ def test_an_adapter_takes_the_next_larger_room():
     assert [room_for(rank) for rank in (1, 4, 16, 17, 512)] == [1, 8, 16, 32, 512]
 
 
-@pytest.mark.parametrize("spec", ["vlm", {"vllm": 3}, {"own": {"a": 1}}, {"vllm": {}, "own": {}}, 3, "localhost:8000"])
+@pytest.mark.parametrize(
+    "spec", ["http://[::1", "vlm", {"vllm": 3}, {"own": {"a": 1}}, {"vllm": {}, "own": {}}, 3, "localhost:8000"]
+)
 def test_what_is_no_sampler_is_refused(spec: Any):
     with pytest.raises(RecipeError, match=r"stages.0.sampler: found .* expected own, vllm"):
         spec_of(spec, "stages.0.sampler")

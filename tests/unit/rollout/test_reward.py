@@ -142,6 +142,27 @@ def test_a_reward_that_hangs_costs_its_time_and_its_reply(folder: Path):
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize("ending", ["os.waitpid(child, 0)", "os._exit(3)"])
+def test_a_child_that_a_reward_has_forked_is_ended_with_it(folder: Path, ending: str):
+    """It holds the pipe of the answers open: grading waited for the child, long after the worker was killed."""
+    (folder / "forks.py").write_text(
+        "import os, time\n"
+        "def forks(task, reply):\n"
+        "    child = os.fork() if reply == 'bad' else None\n"
+        "    if child == 0:\n"
+        "        time.sleep(25)\n"
+        "        os._exit(0)\n"
+        "    if child:\n"
+        f"        {ending}\n"
+        "    return 1.0\n",
+        encoding="utf-8",
+    )
+    started = time.monotonic()
+    scores = graded(load_reward("forks.py:forks", folder), "good", "bad", "good", seconds=1.0)
+    assert time.monotonic() - started < 20
+    assert [s.counts for s in scores] == [True, False, True] and "did not end in 1 s" in scores[1].note
+
+
 def test_rewards_that_go_on_hanging_stop_the_run(folder: Path):
     reward = load_reward("rewards.py:act", folder)
     with pytest.raises(RewardError, match=r"2 replies took more than 0\.3 s, the first on claims\.jsonl:2"):

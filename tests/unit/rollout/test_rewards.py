@@ -199,3 +199,4 @@ def test_math_needs_its_package_and_compares_expressions():
     scores = grade(reward, [task("$1/2$")] * 4, replies, limits=Limits(workers=1))
     assert [s.value for s in scores] == [1.0, 1.0, 0.0, 0.0]
     assert scores[3].outcome is Outcome.UNPARSABLE
+    assert scores[0].note == "", "the package warned of its time limit, in the note of every rollout"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +61,41 @@ def test_leaving_before_the_tests_is_wrong(program: str):
 )
 def test_more_memory_disk_network_or_time_than_there_is_ends_it(program: str):
     assert worth(program) == 0.0
+
+
+def has_landlock() -> bool:
+    """Whether the kernel tells the version of its interface when it is asked for no rules (landlock_create_ruleset)."""
+    return sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, 0, 1) >= 1
+
+
+@pytest.mark.skipif(not has_landlock(), reason="the kernel has no Landlock")
+def test_files_outside_of_its_folder_are_closed_to_a_program(tmp_path: Path):
+    """It could read and delete whatever the user could."""
+    mine = tmp_path / "mine.txt"
+    mine.write_text("dear to me", encoding="utf-8")
+    deeds = (
+        f"open({str(mine)!r}).read()",
+        f"open({str(mine)!r}, 'w')",
+        f"os.unlink({str(mine)!r})",
+        f"os.listdir({str(tmp_path)!r})",
+        f"os.mkdir({str(tmp_path / 'new')!r})",
+        f"open('/proc/{os.getpid()}/environ').read()",
+        f"subprocess.run(['rm', '-r', {str(tmp_path)!r}], check=True)",
+    )
+    for deed in deeds:
+        assert worth(f"import os, subprocess\n{deed}\ndef answer(): return 42") == 0.0, deed
+    assert mine.read_text(encoding="utf-8") == "dear to me"
+
+
+def test_what_an_honest_program_needs_is_open_to_it():
+    program = """
+        import decimal, json, os, random, secrets, sqlite3, subprocess, tempfile, numpy
+        with tempfile.NamedTemporaryFile("w+") as file, open("own.txt", "w") as own:
+            own.write(file.name)
+        os.mkdir("more"); os.rename("own.txt", "more/own.txt")
+        sqlite3.connect("own.db").execute("create table t (a)")
+        open(os.devnull, "w").write(secrets.token_hex())
+        subprocess.run(["/bin/sh", "-c", "ls > /dev/null"], check=True)
+        def answer(): return int(numpy.array([42]).sum())
+        """
+    assert worth(textwrap.dedent(program)) == 1.0

@@ -151,6 +151,7 @@ def test_a_budget_is_read(text: str, name: str, value: float) -> None:
         ("1 trial", "found 1 trial; expected at least 2"),
         ("much", "found neither runs, trials, tokens nor a time"),
         ("0m", "found neither runs"),
+        ("0 tokens", "found no tokens at all"),
     ],
 )
 def test_a_budget_that_is_none_or_too_small_is_refused(text: str, said: str) -> None:
@@ -168,3 +169,14 @@ def test_room_is_counted_in_lengths_of_a_run() -> None:
     assert SearchBudget.parse("5m").room([], workers=1) == math.inf
     assert SearchBudget.parse("2 trials").may_begin(seen)
     assert not SearchBudget.parse("2 trials").may_begin([*seen, *seen])
+
+
+def test_a_budget_that_holds_no_search_is_known_from_the_first_look() -> None:
+    first = [trial(0, done=0.125, tokens=100, whole_tokens=800.0, seconds=60.0)]
+    assert SearchBudget.parse("899 tokens").shortage(first).startswith("a run takes 800 tokens, a search 1.125 times")
+    assert SearchBudget.parse("900 tokens").shortage(first) == ""  # 1.125 x 800
+    assert SearchBudget.parse("59s").shortage(first) == "the first 12.5% of a run took 60 s"
+    assert SearchBudget.parse("60s").shortage(first) == ""
+    assert SearchBudget.parse("1s").shortage([]) == SearchBudget.parse("2x").shortage(first) == ""
+    # With a finished run there is something to show for it: the search ends as spent.
+    assert SearchBudget.parse("1s").shortage([*first, trial(1, status="finished", done=1.0)]) == ""

@@ -86,6 +86,9 @@ def test_printed_settings_are_read_back(write) -> None:
     [
         (("lr: [1e-3..1e-5]",), "temper.yaml:6: stages.0.lr: found a range from 1e-3 to 1e-5; expected one that ends"),
         (("lr: [1e-4..1e-4]",), "found a range from 1e-4 to itself"),
+        # Three dots were read as two before an end of .1e-3: this was a range to itself, the next one to 0.5e-3.
+        (("lr: 1e-4...1e-3",), "temper.yaml:6: stages.0.lr: found 1e-4...1e-3; expected two dots between the ends"),
+        (("lr: [1e-5...5e-3]",), "begin with a digit; write [1e-5..5e-3]"),
         (("lr: []",), "temper.yaml:6: stages.0.lr: found 0 values to choose from; expected two or more"),
         (("rank: [8]",), "found 1 value to choose from"),
         (("lr: [1e-4..1e-1]",), "temper.yaml:6: stages.0.lr: 1e-1, an end of the range cannot be tried"),

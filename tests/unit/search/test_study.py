@@ -150,6 +150,22 @@ def test_a_larger_budget_continues_a_finished_study(world: World) -> None:
 
 
 @pytest.mark.slow
+def test_a_budget_that_holds_no_search_is_refused_when_that_is_known_and_what_was_done_is_kept(world: World) -> None:
+    """A budget of ten tokens was overrun by a whole run, and nothing was said."""
+    path = recipe(world)
+    for budget, said in (
+        ("10 tokens", "a run takes .* tokens, a search 1.125 times"),
+        ("0.01s", "12.5% of a run took"),
+    ):
+        small = study(world, path, budget=budget)
+        with pytest.raises(RecipeError, match=f"--budget {budget}: .*{said}.*what was done is kept"):
+            small.run()
+        assert {n: t.done for n, t in trials(small).items()} == {0: 0.125}
+    finished = study(world, path, budget="1.2x").run()
+    assert finished.trials >= 1 and trials(small)[0].done >= 0.125
+
+
+@pytest.mark.slow
 def test_a_trial_that_crashes_is_shown_and_the_study_goes_on(world: World) -> None:
     def large(settings: Sequence[str]) -> bool:
         rate = dict(s.split("=") for s in settings)["stages.0.lr"]
@@ -167,6 +183,40 @@ def test_three_failures_in_a_row_end_the_search(world: World) -> None:
     finished = made.run()
     assert (finished.winner, finished.trials) == (-1, 3)
     assert "3 trials in a row failed; the newest ended with code 1: out of memory" in finished.reason
+
+
+@pytest.mark.slow
+def test_a_study_that_failures_ended_goes_on_when_they_are_put_right(world: World) -> None:
+    """The same command repeated the verdict for ever, and a larger budget ended at once."""
+    path = recipe(world)
+    study(world, path, budget="1.3x", crash=lambda _: True).run()
+    again = study(world, path, budget="1.3x")
+    finished = again.run()
+    assert [t.status for t in trials(again).values()].count("failed") == 0
+    assert finished.trials >= 3 and any(t.done > 0.375 for t in trials(again).values())
+    assert again.run() == finished
+
+
+def test_what_a_trial_has_done_is_kept_when_its_input_is_gone(world: World) -> None:
+    """A first trial that could not go on was taken for one that had never begun, and deleted."""
+    path = recipe(world)
+
+    class _Killed(BaseException):
+        pass
+
+    def kill(event: Event) -> None:
+        if isinstance(event, TrialSeen) and event.done:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        replace(study(world, path), listen=kill).run()
+    run = world.folder / "study" / "trials" / "000"
+    rows = (world.folder / "greedy.jsonl").read_text(encoding="utf-8")
+    (world.folder / "greedy.jsonl").write_text('{"prompt": ""}\n', encoding="utf-8")
+    study(world, path).run()
+    assert (run / "events.jsonl").is_file()
+    (world.folder / "greedy.jsonl").write_text(rows, encoding="utf-8")
+    assert trials(study(world, path))[0].done == 0.125
 
 
 def test_a_recipe_that_cannot_run_is_refused_before_anything_is_searched(world: World) -> None:

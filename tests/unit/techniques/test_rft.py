@@ -161,6 +161,27 @@ def test_what_grades_has_to_be_said(world: World):
         recipe(world, environment="game.py:Game")
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"audit": "exact"}, "audit: found exact; expected replies for it to grade: of 21 tasks none is held out"),
+        ({"max_turns": 3}, "an environment whose episodes have turns"),
+        ({"reward": None, "environment": "game.py:Game", "audit": "exact"}, "no episode of an environment is held out"),
+        ({"reward": None, "environment": "game.py:Game", "held_out": 5}, "no episode of an environment is held out"),
+        ({"level": "digits"}, "21 of 21 tasks, the first .*tasks.jsonl:1, have no field 'digits'"),
+        ({"reward": "regex", "held_out": 0}, "found no pattern; expected one in every task, reward regex grades by it"),
+    ],
+)
+def test_what_nothing_would_read_is_refused(world: World, fields: Mapping[str, Any], told: str):
+    """Each of them was taken and then ignored; a pattern was missed when the gate had tried every task."""
+    (world.folder / "game.py").write_text("class Game:\n    reset = step = print\n", encoding="utf-8")
+    with pytest.raises((ValidationError, TemperError), match=told):
+        prepared = prepare(recipe(world, **fields), world.backend, lambda *_: None)
+        technique, stage = prepared.recipe.stages[0], prepared.resolved.stages[0]
+        assert isinstance(technique, RFT) and isinstance(stage, ResolvedRFT)
+        technique.question(stage, prepared.inventories[0], seed=0)
+
+
 def test_the_gate_asks_what_the_stage_will_ask(world: World):
     asked = recipe(world)
     prepared = prepare(asked, world.backend, lambda *_: None)
