@@ -121,13 +121,7 @@ def prepare(
         tuned: Threads and precision of an earlier sitting; else the recipe's, else timed.
     """
     suite = _suite(recipe)
-    with with_codes():
-        _look_over([source for stage in recipe.stages for source in stage.data])
-    recipe = with_held_out(recipe)
-    with with_codes():
-        exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
-    for index, stage in enumerate(recipe.stages):
-        check_names(stage.replay, where=f"stages.{index}.replay.from")
+    recipe, exam = _opened(recipe)
     progress("locating the model", 0, 1)
     base, renderer = _models(recipe, backend)
     tuning = backend.tune(*(tuned or _asked_of_machine(recipe)))
@@ -168,6 +162,18 @@ def prepare(
         trained_instead(stage, index, base, backend)
         next(prepared.plan(index).rows(), None)  # rows that cannot be mixed are told before minutes go into measuring
     return prepared
+
+
+def _opened(recipe: Recipe) -> tuple[Recipe, list[tuple[DomainProbe, tuple[Row, ...]]]]:
+    """The recipe with what it holds out as a probe, and the rows of its exams; bad rows are refused before a model."""
+    with with_codes():
+        _look_over([source for stage in recipe.stages for source in stage.data])
+    recipe = with_held_out(recipe)
+    with with_codes():
+        exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]
+    for index, stage in enumerate(recipe.stages):
+        check_names(stage.replay, where=f"stages.{index}.replay.from")
+    return recipe, exam
 
 
 def _looked_at(inventory: Inventory, stage: Stage, context: int | None, *, where: str) -> Inventory:
