@@ -1,7 +1,8 @@
 """The data path beside `datasets.map`: a JSONL file of chat rows to tokens, from nothing to ready for the first step.
 
-`python -m benchmarks.data --gigabytes 1` measures a large file (seconds, peak memory, second start) and the ratio to
-`datasets.map` on a part of it. The peer gets the same tokenizer and chat template, batches, the better of one process
+`python -m benchmarks.data --gigabytes 1` measures a large file as the stage of a run has it: read, linted, tokenised,
+cached, and mixed with general rows (seconds, peak memory, second start), and then the ratio to `datasets.map` on a part
+of it. The peer gets the same tokenizer and chat template, batches, the better of one process
 (whose tokenizer then uses all cores) and one process per core, and makes no loss mask, which temper does. Both sides
 count from the file to tokens on disk; imports and the loading of the tokenizer are left out.
 """
@@ -9,12 +10,13 @@ count from the file to tokens on disk; imports and the loading of the tokenizer 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,14 @@ TOKEN_MARGIN = 0.02
 """The tokens of both sides agree this closely: temper leaves out what the template writes after the last turn."""
 EVERY_S = 0.05
 """Between two looks at the memory."""
+MIXED_STEPS = 200
+"""Steps of the large file that are mixed and read."""
+EXAM_ROWS = 16
+WHOLE = """
+base: smollm2-135m-instruct
+probes: {{domain: [{exam}], general: [quick]}}
+stages: [{{technique: sft, data: {data}}}]
+"""
 
 
 @dataclass(slots=True)
@@ -92,6 +102,51 @@ def own(file: Path, folder: Path, processes: int) -> dict[str, Any]:
         }  # fmt: skip
 
 
+def whole(file: Path, folder: Path, processes: int) -> dict[str, Any]:
+    """Everything that a run does with a file before and while it trains, but the training; twice, as a run again does.
+
+    The memory is that of the whole process, torch included, and of its workers.
+    """
+    from temper import __version__
+    from temper.data.fetch import cache_dir
+    from temper.model.torch_backend import TorchBackend
+    from temper.recipe.load import load
+    from temper.run.prepare import prepare
+
+    del folder, processes
+    with tempfile.TemporaryDirectory() as scratch:
+        cache, recipe, exam = Path(scratch) / "cache", Path(scratch) / "temper.yaml", Path(scratch) / "exam.jsonl"
+        cache.mkdir()
+        for name in ("models", "packages", "extracted", "catalog", "hashes.json"):  # what has to do with other files
+            if (cache_dir() / name).exists():
+                (cache / name).symlink_to(cache_dir() / name)
+        rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(EXAM_ROWS)]
+        exam.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        recipe.write_text(WHOLE.format(exam=exam, data=file), encoding="utf-8")
+        os.environ["TEMPER_CACHE"] = str(cache)
+
+        def start() -> tuple[int, int, int]:
+            """Rows of the file, findings of the linter, rows of the first steps."""
+            prepared = prepare(load(recipe), TorchBackend(), lambda what, done, of: None)
+            stage, plan = prepared.resolved.stages[0], prepared.plan(0)
+            tokens = mixed = 0
+            for datum in plan.rows():
+                tokens, mixed = tokens + datum.supervised, mixed + 1
+                if tokens >= MIXED_STEPS * stage.batch_tokens:
+                    break
+            return len(prepared.inventories[0].domain[0].datums), len(prepared.findings()), mixed
+
+        with watched() as first:
+            found = start()
+        with watched() as second:
+            assert start() == found
+    return {
+        "seconds": first.seconds, "peak_mib": first.peak_mib, "second_start_seconds": second.seconds,
+        "second_start_peak_mib": second.peak_mib, "rows": found[0], "findings": found[1], "mixed_rows": found[2],
+        "tool": f"temper {__version__}",
+    }  # fmt: skip
+
+
 def theirs(file: Path, folder: Path, processes: int) -> dict[str, Any]:
     """Tokenises a file with `datasets.map`."""
     # Read when tokenizers is imported: a tokenizer uses all cores only where it is alone.
@@ -110,6 +165,9 @@ def theirs(file: Path, folder: Path, processes: int) -> dict[str, Any]:
     tokens = sum(map(len, made["input_ids"]))
     tool = f"datasets {datasets.__version__} map ({processes} process{'es' * (processes > 1)})"
     return _result(seen, file, tokens, tool) | {"rows": len(made)}
+
+
+SIDES: Mapping[str, Callable[[Path, Path, int], dict[str, Any]]] = {"ours": own, "whole": whole, "peer": theirs}
 
 
 def _encoder(tokenizer: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -166,8 +224,7 @@ def large(folder: Path, gigabytes: float) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "large.jsonl"
         make(file, 1000 * gigabytes)
-        cores = os.cpu_count() or 1
-        result = child(sys.executable, "benchmarks.data", ["ours", str(file), str(folder), "--processes", str(cores)])
+        result = child(sys.executable, "benchmarks.data", ["whole", str(file), str(folder)])
     for key, value in result.items():
         print(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: {value}")
 
@@ -175,7 +232,9 @@ def large(folder: Path, gigabytes: float) -> None:
 def main() -> None:
     """Measures one side (`ours` or `peer`, for the other ways to call this), or all."""
     parser = argparse.ArgumentParser(description="The data path beside datasets.map.")
-    parser.add_argument("side", nargs="?", choices=("ours", "peer"), help="measure one side on FILE in this process")
+    parser.add_argument(
+        "side", nargs="?", choices=("ours", "whole", "peer"), help="measure one side on FILE in this process"
+    )
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("folder", nargs="?", type=Path, help="model folder")
     parser.add_argument("--processes", type=int, default=1)
@@ -186,7 +245,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.side:
-        report({"ours": own, "peer": theirs}[options.side](options.file, options.folder, options.processes))
+        report(
+            {"ours": own, "whole": whole, "peer": theirs}[options.side](options.file, options.folder, options.processes)
+        )
         return
     from temper.model.load import locate
 
