@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from temper.model import tuning
 from temper.model.layout import KeyValues, Layout, Spans, pack
 
 NAME = "temper_packed"
@@ -173,7 +174,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seen: Tensor, 
         return _Grouped.apply(q, k, v, seen, scale)  # pyright: ignore[reportReturnType]
     k, v = _repeat(k, q.shape[1]), _repeat(v, q.shape[1])
     attention = torch.nn.functional.scaled_dot_product_attention
-    return attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+    with tuning.exact():  # its small products took oneDNN nearly twice as long
+        return attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
 
 
 class _Grouped(torch.autograd.Function):
@@ -243,7 +245,8 @@ def _decode(
     if window:
         seen &= slots > cache.lengths[:, None] - window
     q = query.reshape(batch, kv_heads, -1, size)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        q, keys[:, :, :held], values[:, :, :held], attn_mask=seen[:, None, None], scale=scale
-    )
+    with tuning.exact():  # products of three rows: oneDNN took nearly three times as long
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q, keys[:, :, :held], values[:, :, :held], attn_mask=seen[:, None, None], scale=scale
+        )
     return out.reshape(batch, -1, size)

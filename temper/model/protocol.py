@@ -193,7 +193,7 @@ class Shape:
     device: str
 
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "float32-onednn", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,7 +154,7 @@ class TorchSampler:
             roots=Grid(rows=len(tokens), width=1, place=None),
             cache=cache,
         )
-        with tuning.exact():  # for so few rows at a time, rounding the weights costs more than the product gains
+        with tuning.for_rows(len(tokens)):
             hidden = self._body(layout)
         cache.lengths, cache.longest = cache.lengths + 1, cache.longest + 1
         return hidden

@@ -3,7 +3,8 @@
 More threads than free cores make a training step several times slower than one thread, and no tool says so: threads
 wait for each other at the end of every product. And a CPU with matrix units multiplies bfloat16 several times faster
 than float32: the factors of every product are then rounded to it, while sums, weights, and everything between the
-products stay float32 (`torch.set_float32_matmul_precision`).
+products stay float32 (`torch.set_float32_matmul_precision`). The same setting leaves a CPU without such units in
+float32, and hands its products from torch's own BLAS to oneDNN, which is the faster one on some machines.
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ GAIN = 1.05
 """More threads are taken when they are faster by this factor at least."""
 ROUNDED_GAIN = 1.5
 """Factors are rounded when that makes products faster by this factor at least."""
+LIBRARY_GAIN = 1.1
+"""oneDNN multiplies in float32 when it is faster than torch's BLAS by this factor at least."""
+FEW_ROWS = 4
+"""Products of fewer rows than this are no task for oneDNN: one row took it 1.7 times as long (docs/log.md)."""
 STRICT = "ONEDNN_DEFAULT_FPMATH_MODE"
 """The environment variable by which oneDNN itself is told how to multiply; `STRICT` holds here too."""
-NAMES: Mapping[Precision, Literal["highest", "medium"]] = {"float32": "highest", "bfloat16": "medium"}
-"""What torch calls them."""
+NAMES: Mapping[Precision, Literal["highest", "medium"]] = {
+    "float32": "highest", "float32-onednn": "medium", "bfloat16": "medium",
+}  # fmt: skip
+"""What torch calls them; which of the last two a machine has, `has_units` says."""
 CAPACITY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 """Compiled products that oneDNN keeps: a step needs some fifty, and the next one has other shapes. 26 steps of one
 adapter ended at 2.4 GiB with 64, at 2.7 GiB with its own default of 1024, and were not slower."""
@@ -63,6 +70,28 @@ def exact() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)  # pyright: ignore[reportArgumentType] - what torch said itself
 
 
+def has_units() -> bool:
+    """Whether the setting for fast products rounds their factors here."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    sums = torch.full((64, 64), 1.0 + 2.0**-12) @ torch.ones(64, 64)  # bfloat16 has eight bits
+    torch.set_float32_matmul_precision(before)  # pyright: ignore[reportArgumentType] - what torch said itself
+    return bool((sums == 64.0).any())
+
+
+@contextmanager
+def for_rows(rows: int) -> Iterator[None]:
+    """Inside, products of so few rows are computed by what is fast for them.
+
+    Rounding the weights costs more than a product of few rows gains, so they are exact in any case.
+    """
+    if rows >= FEW_ROWS and not has_units():
+        yield
+        return
+    with exact():
+        yield
+
+
 def measure(numbers: Sequence[int]) -> Mapping[int, float]:
     """Floating-point operations per second of a layer's product by number of threads."""
     before = torch.get_num_threads()
@@ -72,9 +101,10 @@ def measure(numbers: Sequence[int]) -> Mapping[int, float]:
 
 
 def measure_precisions() -> Mapping[Precision, float]:
-    """The same by precision."""
+    """The same by precision, of those that there are here."""
+    there: tuple[Precision, ...] = ("float32", "bfloat16" if has_units() else "float32-onednn")
     with exact():
-        return _rates(tuple(NAMES), lambda name: torch.set_float32_matmul_precision(NAMES[name]))
+        return _rates(there, lambda name: torch.set_float32_matmul_precision(NAMES[name]))
 
 
 def fastest(rates: Mapping[int, float]) -> int:
@@ -86,9 +116,11 @@ def fastest(rates: Mapping[int, float]) -> int:
     return best
 
 
-def rounds(rates: Mapping[Precision, float]) -> bool:
-    """Whether factors are rounded to bfloat16."""
-    return rates["bfloat16"] >= ROUNDED_GAIN * rates["float32"]
+def best_precision(rates: Mapping[Precision, float]) -> Precision:
+    """float32 as torch has it, unless another way is clearly faster: rounding has to gain more than another library."""
+    gains: Mapping[Precision, float] = {"bfloat16": ROUNDED_GAIN, "float32-onednn": LIBRARY_GAIN}
+    plain = rates["float32"]
+    return next((name for name, least in gains.items() if rates.get(name, 0.0) >= least * plain), "float32")
 
 
 def _threads(asked: int | None) -> tuple[int, str]:
@@ -114,7 +146,7 @@ def _precision(asked: Precision | None) -> tuple[Precision, str]:
         return "float32", STRICT
     rates = measure_precisions()
     told = ", ".join(f"{name}: {rate / 1e9:.0f}" for name, rate in rates.items())
-    return "bfloat16" if rounds(rates) else "float32", f"products timed here, GFLOP/s: {told}"
+    return best_precision(rates), f"products timed here, GFLOP/s: {told}"
 
 
 def _rates(values: Sequence[T], use: Callable[[T], None]) -> dict[T, float]:

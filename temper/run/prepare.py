@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from temper.data.documents import open_tables
-from temper.data.lint import Finding, mix_findings, with_codes
+from temper.data.lint import Finding, with_codes
 from temper.data.render import Renderer
 from temper.data.rows import Fault, Row, open_table, read_table, refuse
 from temper.data.split import is_held_out, key_of
@@ -91,16 +91,7 @@ class Prepared:
 
     def findings(self) -> tuple[Finding, ...]:
         """What the linter says of the rows, and of what is mixed with them."""
-        return tuple(f for n, inventory in enumerate(self.inventories) for f in (*inventory.findings, *self._mix(n)))
-
-    def _mix(self, index: int) -> tuple[Finding, ...]:
-        """What stage `index` leaves out; a category of which a source is named is not left out."""
-        asked = self.recipe.stages[index].replay
-        if asked is None or not asked.categories or not self.resolved.stages[index].replay_share:
-            return ()
-        named = {rows.category for rows in self.inventories[index].general if rows.name in asked.categories}
-        available = {c: tokens for c, tokens in self.facts[index].available_replay.items() if c not in named}
-        return mix_findings(asked.categories, available, where=f"stages.{index}.replay.from")
+        return tuple(finding for inventory in self.inventories for finding in inventory.findings)
 
 
 def prepare(

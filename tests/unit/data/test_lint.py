@@ -232,12 +232,19 @@ def test_a_finding_in_one_line_and_as_json() -> None:
     assert list(asdict(found)) == ["code", "level", "where", "what", "why", "fix"]
 
 
-def test_a_mixture_that_leaves_out_what_there_is() -> None:
-    available = {"knowledge": 1000, "safety": 200, "web": 50, "code": 0}
-    (found,) = mix_findings({"knowledge": 0.5, "web": 0}, available, where="stages.0.replay.from")
-    assert (found.code, found.level, found.where) == ("M002", "warning", "stages.0.replay.from")
-    assert found.what == "no share for safety (200 tokens)"
-    assert mix_findings({"knowledge": 1.0, "safety": 0.0}, {"knowledge": 5, "safety": 9}, where="x") == ()
+def test_a_mixture_that_asks_for_what_is_not_there_or_forgets_what_is() -> None:
+    found = mix_findings(
+        {"knowledge": 0.5, "code": 0.3, "piqa": 0.2, "web": 0},
+        {"knowledge": 1000, "safety": 200, "web": 50, "code_too": 7},
+        eval_only={"piqa"},
+        where="stages.0.replay.from",
+    )
+    assert [(f.code, f.level, f.where) for f in found] == [
+        ("M001", "error", "stages.0.replay.from.code"),
+        ("M002", "warning", "stages.0.replay.from.safety, stages.0.replay.from.code_too"),
+        ("M003", "error", "stages.0.replay.from.piqa"),
+    ]
+    assert mix_findings({"knowledge": 1.0, "safety": 0.0}, {"knowledge": 5, "safety": 9}) == ()
 
 
 def test_codes_in_a_message_are_read_again_as_findings() -> None:

@@ -490,7 +490,7 @@ def test_a_pair_without_two_answers_is_refused() -> None:
     for row in (plain_row(ask(), reply("yes")), plain_row(ask(), rejected=(reply("no"),))):
         with pytest.raises(DataError, match=r"^data/a\.jsonl:7: no pair of answers; "):
             load("chatml").pair(row, source="s", group=0)
-    with pytest.raises(DataError, match=r"at most 3 \(max_length\)"):
+    with pytest.raises(DataError, match=r"fewer than 3 \(max_length\)"):
         load("chatml").pair(plain_row(ask(), reply("yes"), rejected=(reply("no"),)), source="s", group=0, max_length=3)
 
 
