@@ -112,6 +112,7 @@ def _refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Refusal]:
     return {n: Refusal(answer=answer, before=before[n], after=files(folders[n])) for n, answer in answers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT_A_MODEL)
 def test_it_is_refused_before_a_model_is_loaded(refusals: dict[str, Refusal], name: str) -> None:
     answer, before, after = refusals[name]
@@ -160,6 +161,7 @@ def test_a_disk_that_is_full_is_noticed_before_anything_is_written(
     assert not (recipe.parent / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_run_holds_is_refused_at_once(recipe: Path, busy: Path) -> None:
     before = files(recipe.parent)
     (answer,) = commands([(recipe.parent, ["run", recipe, "--out", busy])])

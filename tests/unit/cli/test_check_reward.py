@@ -94,6 +94,7 @@ def test_tasks_without_a_reference_are_named(folder: Path):
     assert "tasks.jsonl:1, " in ended.err and "found no reference; expected one in every task" in ended.err
 
 
+@pytest.mark.slow
 def test_the_gate_holds_the_reward_against_the_exam(folder: Path):
     """Half of the rewards are high and every reply of a random model fails the exam; the JSON says the same."""
     ended = check(folder, MINE, "return float(bool(reply)) if reply != task.reference else 1.0", "--json")

@@ -32,6 +32,7 @@ def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(folder=folder, recipe=recipe, run=Path("runs") / folder.name, ended=temper("run", recipe))
 
 
+@pytest.mark.slow
 def test_run_ends_with_the_verdict_the_report_and_the_next_commands(world: World) -> None:
     assert world.ended.code == 0, world.ended.err
     assert "Improved: exam exact 0" in world.ended.out

@@ -70,6 +70,7 @@ def test_fetch_of_an_unknown_package_names_the_command_and_the_folder(index: Pat
     assert "TEMPER_CACHE" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_fetch_without_a_network_says_so(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Port 9 of this machine stands for an index that does not answer."""
     monkeypatch.delenv("PIP_NO_INDEX")

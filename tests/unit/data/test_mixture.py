@@ -59,6 +59,7 @@ def test_sources_are_interleaved_within_a_step() -> None:
     assert "".join(d.source for d in mixture.step(3, 8)) == "abaaabaa"
 
 
+@pytest.mark.slow
 @given(mixtures(), st.integers(0, 300), st.integers(1, 30), st.integers(200, 500))
 @settings(max_examples=40, deadline=None)
 def test_the_share_is_exact_to_one_row_over_any_run_of_steps(mixture: Mixture, start: int, run: int, size: int) -> None:

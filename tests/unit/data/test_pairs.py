@@ -55,6 +55,7 @@ def test_the_two_answers_begin_alike_and_only_they_are_learnt(tmp_path: Path, fo
     assert chosen.tokens[: asked + 1] == rejected.tokens[: asked + 1]
 
 
+@pytest.mark.slow
 def test_workers_and_this_process_store_the_same(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     renderer = Renderer.load(folder)
     here = list(tokenise.tokenise(job(tmp_path, folder), renderer, workers=1).store)

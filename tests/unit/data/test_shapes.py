@@ -78,6 +78,7 @@ def test_a_last_turn_that_calls_a_tool_is_an_answer(tmp_path: Path) -> None:
     assert row.prompt == (Message(role="user", content="lamp on"),)
 
 
+@pytest.mark.slow
 def test_columnar_files_fill_turns_with_nulls(tmp_path: Path) -> None:
     """Arrow gives every turn the fields of all turns; the nulls mean that they are not there."""
     import pyarrow as pa

@@ -68,6 +68,7 @@ def test_masked_kl_stays_finite_where_both_are_sure() -> None:
     assert all(map(math.isfinite, weights.masked_kl([0.0, -30.0], [0.0, 0.0], scale=1.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Flow", "Talr", "MaskedKL"])
 def test_a_reweighed_stage_learns_its_rows(tmp_path: Path, name: str) -> None:
     world = World.make(tmp_path)

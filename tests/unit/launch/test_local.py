@@ -78,6 +78,7 @@ def job(
     return Job(command=command, log=str(path), until=until)
 
 
+@pytest.mark.slow
 def test_a_process_is_paused_after_the_look_it_was_to_reach(tmp_path: Path) -> None:
     ended = run_until(job(tmp_path, a_run(), until=0.5, pause=0.1))
     assert ended.status == "paused"
@@ -139,6 +140,7 @@ run_until(Job(command=(sys.executable, "-c", sys.argv[1], sys.argv[2]), log=sys.
 """
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_study_that_waits_for_it(tmp_path: Path) -> None:
     """After a kill -9 of the study its trial went on, and its folder was in use when the study continued."""
     seen = tmp_path / "seen"

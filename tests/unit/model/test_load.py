@@ -149,6 +149,7 @@ def test_a_damaged_weight_file_is_refused(tmp_path: Path, content: bytes | None)
     assert "transformers cannot load it (" in opening(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", ['{"model_type": "nonsense"}', "{oops", '{"model_type": "t5"}'], ids=["unknown", "malformed", "encoder"]
 )

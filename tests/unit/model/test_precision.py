@@ -33,6 +33,7 @@ def test_the_environment_can_ask_for_exact_products(monkeypatch: pytest.MonkeyPa
     assert tuning.tune(1, "bfloat16").precision == "bfloat16", "the recipe says it louder"
 
 
+@pytest.mark.slow
 def test_what_is_measured_decides_and_leaves_the_precision_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEDNN_DEFAULT_FPMATH_MODE")
     torch.set_float32_matmul_precision("highest")

@@ -28,6 +28,7 @@ def test_leaving_early_is_not_passing(early: str):
     assert run_python(f"{early}\nassert False").ended is Ended.FAILED
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_end_is_ended():
     started = time.monotonic()
     assert run_python("while True: pass", seconds=1).ended is Ended.TIMEOUT
@@ -57,6 +58,7 @@ def test_there_is_no_network():
     assert "ConnectionRefused" not in ran.output
 
 
+@pytest.mark.slow
 @posix
 def test_what_a_program_starts_is_ended_with_it(tmp_path):
     mark = tmp_path / "alive"

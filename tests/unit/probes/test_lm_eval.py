@@ -113,6 +113,7 @@ def samples(theirs: Any, task: str) -> dict[str, Any]:
     return {str(s["doc_id"]): s for s in theirs["samples"][task]}
 
 
+@pytest.mark.slow
 @needs_lm_eval
 def test_multiple_choice_has_the_marks_of_lm_evals_own_model_row_by_row(world: Path, policy: Policy, theirs: Any):
     spec, found = ask(world, policy, "small_choice")

@@ -66,6 +66,7 @@ def test_several_files_are_split_the_same_every_time_whatever_their_order(tmp_pa
     assert prompts(tmp_path / "one" / "exam.jsonl") == prompts(tmp_path / "two" / "exam.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "exam"), [(24, 8), (60, 20), (120, 32), (400, 60), (5000, 500)])
 def test_the_exam_has_a_useful_size(tmp_path: Path, rows: int, exam: int) -> None:
     # A third of very few rows, at least 32, 15 % in between, at most 500; a hash holds back about as many.

@@ -182,6 +182,7 @@ def test_a_limit_that_cannot_be_kept_is_refused(params: dict[str, Any]):
         load_reward({"endpoint": {"url": "http://localhost:1", **params}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "drop", "told"),
     [

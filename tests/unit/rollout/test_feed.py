@@ -60,6 +60,7 @@ def of(log: Sequence[Event], kind: type[Any]) -> list[Any]:
     return [e for e in log if isinstance(e, kind)]
 
 
+@pytest.mark.slow
 def test_the_reward_rises(bench: Bench):
     """A third of the replies is right at first; after thirty updates nearly all are."""
     run(bench, DRILL, 30, lr=1e-3)
@@ -92,6 +93,7 @@ def test_several_updates_share_one_batch_of_rollouts(bench: Bench):
     assert drifts[0] == pytest.approx(0.0, abs=1e-9) and drifts[1] > 0.0 and drifts[3] == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 5))])
 def test_a_killed_run_continues_as_if_nothing_had_happened(bench: Bench, killed: int):
     """Six updates, two per batch of rollouts; what is learnt and what is logged is the same to the last bit."""

@@ -44,6 +44,7 @@ def ask(
     return gate.examine(question, bench.asker(asking), model="m", cache=bench.folder / "cache")
 
 
+@pytest.mark.slow
 def test_tasks_that_are_sometimes_solved_open_the_gate(bench: Bench):
     found = ask(bench)
     report = found.report
@@ -69,6 +70,7 @@ def test_a_task_that_is_never_solved_asks_for_examples(bench: Bench):
     assert forced.report.forced and forced.opens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -118,6 +120,7 @@ def test_a_reward_that_pays_what_the_exam_fails_is_refused(bench: Bench, write_r
     assert "probes.domain" in report.remedy
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_the_exams_own_metric_agrees_with_it(bench: Bench):
     question = Question(stage="01-rft", tasks=MIXED, asking=EXACT, group_size=8, seed=0, exam=EXAM)
     report = gate.examine(question, bench.asker(EXACT), model="m", cache=bench.folder / "cache").report
@@ -133,6 +136,7 @@ def test_another_exam_is_another_question(bench: Bench):
     assert len(keys) == 3
 
 
+@pytest.mark.slow
 def test_what_a_check_asked_a_run_does_not_ask_again(bench: Bench):
     first = ask(bench)
     asked: list[int] = []
@@ -162,6 +166,7 @@ def filtered(bench: Bench) -> Examined:
     return ask(bench, (*good, *hopeless(40)), tries=16, measured=80)
 
 
+@pytest.mark.slow
 def test_a_reward_that_was_corrected_in_a_module_beside_it_is_asked_again(bench: Bench, tmp_path: Path):
     """The verdict FIX REWARD came from the cache for ever: only the reward's own file was part of the key."""
     (tmp_path / "mine.py").write_text(
@@ -182,6 +187,7 @@ def test_more_time_for_the_reward_is_another_question(bench: Bench):
     assert replace(question, asking=replace(EXACT, seconds=60.0)).key("m") != question.key("m")
 
 
+@pytest.mark.slow
 def test_a_filter_keeps_the_list_of_tasks(bench: Bench, tmp_path: Path):
     found = filtered(bench)
     assert found.report.verdict == "FILTER" and found.opens
@@ -204,6 +210,7 @@ def test_tasks_that_were_not_tried_stay_after_a_filter(bench: Bench):
     assert "on the 60 that were not tried" in found.report.remedy
 
 
+@pytest.mark.slow
 def test_the_first_update_uses_the_rollouts_of_the_gate(bench: Bench):
     drill = replace(DRILL, tasks=MIXED, group_size=8)
     found = ask(bench)
@@ -229,6 +236,7 @@ def test_what_the_filter_left_out_is_not_trained_on(bench: Bench):
     assert groups <= set(by_id)
 
 
+@pytest.mark.slow
 def test_the_report_survives_the_log(bench: Bench):
     from temper import events
 

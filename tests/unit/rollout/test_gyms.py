@@ -66,6 +66,7 @@ def test_a_package_that_is_not_there_is_named_with_its_extra():
             load_reward("verifiers")
 
 
+@pytest.mark.slow
 @gym
 def test_a_generator_gives_the_same_tasks_for_the_same_seed_and_scores_their_answers():
     config = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
@@ -95,6 +96,7 @@ def test_a_generator_or_a_setting_that_is_not_there_is_refused():
         reasoning_gym_tasks("chain_sum", size=1, config={"min_terms": 3, "max_terms": 2})
 
 
+@pytest.mark.slow
 @taskset
 def test_a_taskset_gives_tasks_and_its_own_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "sums_of_mine.py").write_text(TASKSET.format(kind="Sums"), encoding="utf-8")

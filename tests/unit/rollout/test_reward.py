@@ -134,6 +134,7 @@ def test_what_a_reward_prints_reaches_nobody_and_is_told(folder: Path, capfd: py
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_reward_that_hangs_costs_its_time_and_its_reply(folder: Path):
     started = time.monotonic()
     scores = graded(load_reward("rewards.py:act", folder), "good", "hang", "good", seconds=1.0)
@@ -142,6 +143,7 @@ def test_a_reward_that_hangs_costs_its_time_and_its_reply(folder: Path):
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["os.waitpid(child, 0)", "os._exit(3)"])
 def test_a_child_that_a_reward_has_forked_is_ended_with_it(folder: Path, ending: str):
     """It holds the pipe of the answers open: grading waited for the child, long after the worker was killed."""
@@ -163,6 +165,7 @@ def test_a_child_that_a_reward_has_forked_is_ended_with_it(folder: Path, ending:
     assert [s.counts for s in scores] == [True, False, True] and "did not end in 1 s" in scores[1].note
 
 
+@pytest.mark.slow
 def test_rewards_that_go_on_hanging_stop_the_run(folder: Path):
     reward = load_reward("rewards.py:act", folder)
     with pytest.raises(RewardError, match=r"2 replies took more than 0\.3 s, the first on claims\.jsonl:2"):
@@ -177,6 +180,7 @@ def test_more_errors_than_allowed_stop_the_run_and_quote_the_first(folder: Path)
         grade(reward, tasks, ["good", "raise", "none", "nan"])
 
 
+@pytest.mark.slow
 def test_results_come_in_order_from_several_processes(folder: Path):
     (folder / "slow.py").write_text(
         "import time\ndef slow(task, reply):\n    time.sleep(0.1)\n    return float(reply)\n", encoding="utf-8"

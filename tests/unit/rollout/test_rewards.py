@@ -181,6 +181,7 @@ def test_code_is_right_when_its_tests_pass():
         checks.code(task(tests="assert ("), "x = 1")
 
 
+@pytest.mark.slow
 def test_code_goes_through_the_worker_process_with_its_own_time():
     reward = load_reward({"code": {"seconds": 1}})
     loop, good = "while True: pass", "def add(a, b):\n    return a + b"

@@ -49,6 +49,7 @@ def test_leaving_before_the_tests_is_wrong(program: str):
     assert worth(program) == 0.0
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize(
     "program",

@@ -18,6 +18,7 @@ def moved(log: list[Event], stage: str) -> list[Measurement]:
     return found
 
 
+@pytest.mark.slow
 def test_a_recipe_with_a_drift_probe_measures_base_and_candidates_against_the_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

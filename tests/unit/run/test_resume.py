@@ -186,6 +186,7 @@ def test_ctrl_c_at_several_places_of_one_run_ends_bit_equal(watched: Watched) ->
     assert_ends_like(watched, again)
 
 
+@pytest.mark.slow
 def test_a_stage_that_has_chosen_is_not_run_again(watched: Watched) -> None:
     """The copy is from the middle of the second stage: nothing of the first is trained, measured or chosen again."""
     log = held(watched.result)
@@ -254,6 +255,7 @@ def looked(shared_world: World) -> RunResult:
     return shared_world.run(shared_world.recipe(LONG_STAGE, exam="soft-exam.jsonl"), "looked")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "number"),
     [(Verdict, 3), *(pytest.param(*at, marks=pytest.mark.slow)

@@ -79,6 +79,7 @@ def trials(made: Study) -> dict[int, TrialSeen]:
     return {e.number: e for e in log(made) if isinstance(e, TrialSeen)}
 
 
+@pytest.mark.slow
 def test_a_search_pauses_the_many_and_lets_the_best_go_on_to_its_end(done: Done) -> None:
     finished, seen = done.finished, trials(done.study)
     winner = seen[finished.winner]
@@ -139,6 +140,7 @@ def test_a_finished_study_is_reported_and_not_repeated(done: Done) -> None:
     assert isinstance(again.launcher, FakeLauncher) and again.launcher.jobs == []
 
 
+@pytest.mark.slow
 def test_a_larger_budget_continues_a_finished_study(world: World) -> None:
     path = recipe(world)
     study(world, path, budget="1.2x").run()

@@ -139,6 +139,7 @@ def test_corpora_of_one_name_are_judged_by_probes_of_different_names(world: Worl
     assert [probe.label for probe in asked] == ["safe-exam", "pages-text", "pages-text-2"]
 
 
+@pytest.mark.slow
 def test_a_loss_probe_of_the_recipe_is_the_only_one(world: World) -> None:
     write_manual(world.folder / "manual")
     write_manual(world.folder / "other", pages=25, seed=1)
@@ -201,6 +202,7 @@ def test_what_does_not_go_together_is_refused_with_the_way_out(
         recipe(world, stage)
 
 
+@pytest.mark.slow
 def test_a_residual_names_the_chat_model_of_the_run_and_a_base_that_is_there(world: World) -> None:
     write_manual(world.folder / "manual")
     base, plain = str(world.folder / "base"), str(copied(world.folder / "base", world.folder / "plain"))

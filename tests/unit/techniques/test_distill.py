@@ -149,6 +149,7 @@ def test_prompts_come_in_an_order_that_the_step_alone_decides(asked: World) -> N
     assert not any(d.supervised for d in shown)
 
 
+@pytest.mark.slow
 def test_a_repair_that_was_stopped_goes_on_with_the_same_replies(asked: World) -> None:
     """The draws of a step follow from seed and step, and the weights are those of the step."""
     _other(asked)

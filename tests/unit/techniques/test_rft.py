@@ -74,6 +74,7 @@ def test_every_open_value_is_filled_and_explained(world: World):
         assert told[f"stages.0.{name}"].evidence
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_its_own_replies_and_keeps_them(world: World):
     result = world.run(recipe(world, steps=12, lr=5e-4, guard="warn"), forced=True)
     steps = of(held(result), RolloutStep)
@@ -214,6 +215,7 @@ def enter_(world: World, *, forced: bool = False, **fields: Any) -> tuple[GateRe
     return report, log, site
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_let_in_is_not_asked_again(world: World):
     report, log, site = enter_(world, max_new_tokens=40)
     assert log == [report] and report.verdict == "GO"
@@ -222,6 +224,7 @@ def test_a_stage_that_was_let_in_is_not_asked_again(world: World):
     assert again.reasons == report.reasons and log == []
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_refused_can_be_forced_and_says_so(world: World):
     hopeless = [{"prompt": q, "reference": f"never{n}"} for n, q in enumerate(ASKED[::2])]
     with pytest.raises(NotReady, match=r"SFT FIRST.*--force"):
@@ -230,6 +233,7 @@ def test_a_stage_that_is_refused_can_be_forced_and_says_so(world: World):
     assert report.forced and log == [report]
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_forced_is_not_taken_over_by_a_run_that_is_not(world: World):
     """The second run had the same key and passed by the gate that refuses it."""
     asked = recipe(world, steps=2)
@@ -243,6 +247,7 @@ def test_a_stage_that_was_forced_is_not_taken_over_by_a_run_that_is_not(world: W
 HANGS = "import time; time.sleep(60)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -260,6 +265,7 @@ def test_a_reward_that_fails_is_named_with_its_task(world: World, body: str, mes
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_constant_reward_ends_with_a_remedy(world: World):
     with pytest.raises(RecipeError, match=r"found no group .* reward that pays in parts"):
         world.run(recipe(world, reward=write(world, "return 0.5")), forced=True)

@@ -22,6 +22,7 @@ def exam(world: World, right: str, wrong: str) -> None:
     (world.folder / "safe-exam.jsonl").write_text(text, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_reward_that_rises_while_the_exam_falls_stops_the_stage(world: World):
     exam(world, PLAIN, PAID)
     log = held(world.run(recipe(world, **RISING), forced=True))

@@ -1,0 +1,73 @@
+"""What the way products are computed is worth: a training step, scoring and generating, both ways in turn.
+
+`python -m benchmarks.products` compares the ways that this machine has (`temper.model.tuning`): float32 by torch's
+BLAS, and what `machine.precision` may take in its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections import defaultdict
+
+TRAINED, SCORED = range(3), range(3, 7)
+"""Steps of the demo's mixture that are learnt and scored in a round."""
+PROMPTS, NEW_TOKENS = 32, 16
+
+
+def main() -> None:
+    """Prints seconds of both ways and the ratio of every round."""
+    import torch
+
+    from benchmarks.start import BATCH, mixture
+    from temper.data.render import Renderer
+    from temper.losses import Term
+    from temper.model import tuning
+    from temper.model.load import locate
+    from temper.model.protocol import Sampling, TrainSpec
+    from temper.model.torch_backend import TorchBackend
+
+    parser = argparse.ArgumentParser(description="Products computed in the ways that this machine has.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    base, backend = locate("smollm2-135m-instruct"), TorchBackend()
+    backend.tune(options.threads, "float32")
+    spec = TrainSpec(rank=16, alpha=32.0, beta1=0.9, beta2=0.95, weight_decay=0.0, clip=1.0, seed=0)
+    policy, renderer = backend.open(base.checkpoint, spec), Renderer.load(base.folder)
+    rows = mixture(base.folder, base.sha256)
+    learnt = [rows.step(i, BATCH) for i in TRAINED]
+    scored = [datum for i in SCORED for datum in rows.step(i, BATCH)]
+    prompts = [renderer.text(f"Question {n}: what is the capital of the country?") for n in range(PROMPTS)]
+    objective = (Term(loss="ce"), Term(loss="kl", scale=4.0))
+
+    def take() -> tuple[float, float, float]:
+        began = time.perf_counter()
+        for batch in learnt:
+            policy.learner.forward_backward(batch, objective)
+            policy.learner.optim_step(1e-5)
+        trained = time.perf_counter()
+        policy.learner.logprobs(scored)
+        read = time.perf_counter()
+        policy.sampler.generate(prompts, Sampling(max_new_tokens=NEW_TOKENS))
+        return (trained - began) / len(learnt), read - trained, time.perf_counter() - read
+
+    ways = list(tuning.measure_precisions())
+    found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for number in range(-1, options.rounds):  # the first is warm-up
+        for way in ways if number % 2 == 0 else ways[::-1]:
+            torch.set_float32_matmul_precision(tuning.NAMES[way])
+            took = take()
+            if number >= 0:
+                found[way].append(took)
+    plain, other = (found[way] for way in ways)
+    for at, what in enumerate(("a training step", "scoring", "generating")):
+        ratios = sorted(a[at] / b[at] for a, b in zip(plain, other, strict=True))
+        seconds = ", ".join(f"{way} {statistics.median(took[at] for took in found[way]):.2f} s" for way in ways)
+        print(f"{what}: {seconds}; {statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+if __name__ == "__main__":
+    main()
