@@ -117,6 +117,7 @@ def test_where_nothing_keeps_the_tolerance_the_smallest_rate_comes_out_and_it_is
     assert chosen.lr == pytest.approx(PRIOR * math.exp(-REACH), rel=0.05)
 
 
+@pytest.mark.slow
 def test_noisy_pilots_find_a_rate_that_costs_next_to_nothing() -> None:
     """200 simulated studies: noise of 0.03 nats on a basin of 0.2, half a decade between prior and truth."""
     rng = np.random.default_rng(0)

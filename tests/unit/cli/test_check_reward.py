@@ -52,6 +52,7 @@ def check(folder: Path, graded: str, body: str = "return 0.0", *options: str, re
     return temper("check", folder / "temper.yaml", *options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("graded", "body", "code", "told"),
     [
@@ -83,6 +84,7 @@ def test_what_is_wrong_is_said_where_it_is(folder: Path, graded: str, body: str,
         assert part in said
 
 
+@pytest.mark.slow
 def test_a_reward_that_prints_prints_nothing(folder: Path):
     ended = check(folder, MINE, "print('SHOUT'); return float(len(reply) % 2)")
     assert "SHOUT" not in ended.out + ended.err

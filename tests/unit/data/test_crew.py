@@ -43,6 +43,7 @@ def nobody_is_left() -> bool:
     return not [p for p in multiprocessing.active_children() if p.name == "temper-data"]
 
 
+@pytest.mark.slow
 def test_results_come_in_order_with_few_items_drawn_ahead() -> None:
     drawn = 0
 

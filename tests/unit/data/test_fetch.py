@@ -55,6 +55,7 @@ def test_fetch_downloads_once_and_says_so_only_then(index: Path, capsys: pytest.
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_fetch_refuses_a_file_with_another_hash_and_keeps_nothing(index: Path) -> None:
     make_wheel(index)
     with pytest.raises(DataError, match="is not the one this version of temper was tested with"):
@@ -62,6 +63,7 @@ def test_fetch_refuses_a_file_with_another_hash_and_keeps_nothing(index: Path) -
     assert list((fetch.cache_dir() / "packages").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_fetch_of_an_unknown_package_names_the_command_and_the_folder(index: Path) -> None:
     with pytest.raises(MachineError) as caught:
         fetch.fetch("tiny-words", "1.0", "0" * 64)
@@ -164,6 +166,7 @@ def test_a_cache_that_cannot_be_made_is_a_machine_error(tmp_path: Path, monkeypa
         fetch.fetch("tiny-words", "1.0", "0" * 64)
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_fetch_reads_a_real_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPER_CACHE", str(tmp_path))

@@ -236,6 +236,7 @@ def test_prints_are_small_and_made_only_for_filters_that_compare(name: str, size
 LANGUAGE = filters.Language(keep=("en",))
 
 
+@pytest.mark.slow
 def test_rows_surely_in_another_language_are_left_out() -> None:
     pytest.importorskip("py3langid")
     screen = filters.Screen([LANGUAGE])

@@ -354,6 +354,7 @@ def test_a_folder_without_a_usable_tokenizer_is_refused(tmp_path: Path, content:
         Renderer.load(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_loading_a_tokenizer_does_not_import_torch(tmp_path: Path) -> None:
     """`temper check` renders rows before a model is needed; importing torch costs seconds."""
     folder = tiny_tokenizer(tmp_path, CHATML)

@@ -81,6 +81,7 @@ ROW = st.integers(1, 12).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(rows=st.lists(ROW, max_size=12), parts=st.integers(1, 3), wide=st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_read_is_what_was_written(rows: list, parts: int, wide: bool, tmp_path: Path) -> None:

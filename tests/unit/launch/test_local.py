@@ -101,6 +101,7 @@ def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     assert (ended.status, ended.code, ended.reason) == ("failed", 1, "ended with code 1: no memory left")
 
 
+@pytest.mark.slow
 def test_a_run_that_will_surely_break_the_tolerance_is_given_up(tmp_path: Path) -> None:
     """A look falls by 2 % a step under a constant rate: 16 % of 1 % after 8 of 40 steps, and it grows."""
     log = a_run(steps=40, drop=0.02)
@@ -151,6 +152,7 @@ def test_a_run_ends_with_the_study_that_waits_for_it(tmp_path: Path) -> None:
     _wait_for(seen, "ended")
 
 
+@pytest.mark.slow
 def test_a_run_does_not_outlive_a_fault_of_ours(tmp_path: Path) -> None:
     """What watched it had failed, and the run went on with nobody to pause it."""
     seen = tmp_path / "seen"
@@ -184,6 +186,7 @@ def test_what_a_run_that_continues_takes_again_does_not_count(tmp_path: Path) ->
     assert looked(tail.events) == looked(events.read(path))
 
 
+@pytest.mark.slow
 def test_a_folder_where_a_run_is_still_ending_is_waited_for(tmp_path: Path) -> None:
     run, order = tmp_path / "run", []
     with locked(run):

@@ -39,6 +39,7 @@ def assert_near(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.
         assert float(one.norm() / other.norm()) == pytest.approx(1.0, abs=0.05), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [None, 4])
 def test_loss_and_gradients_are_near_those_of_float32(folder: Path, rank: int | None) -> None:
     half, wide, datums = (

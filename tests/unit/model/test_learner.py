@@ -70,6 +70,7 @@ def test_lora_gradients_equal_the_plain_path(
     check(learner, reference, batch())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [None, 4])
 def test_a_batch_of_several_passes_has_one_denominator(
     models: Mapping[str, Path], rank: int | None, tmp_path: Path

@@ -32,6 +32,7 @@ def group(name: int, *rewards: float | None) -> Group:
     return Group(task=tasks(name + 1)[name], attempts=tuple(attempt(r) for r in rewards))
 
 
+@pytest.mark.slow
 def test_a_group_is_one_task_tried_several_times(bench: Bench):
     with Grader(load_reward("exact")) as grader:
         groups = bench.asker(EXACT, grader).groups(tasks(20), 8, seed=3)

@@ -102,11 +102,13 @@ def test_a_reward_that_cannot_be_trusted_is_refused(
     assert any(reason in said for said in found.report.reasons), found.report.reasons
 
 
+@pytest.mark.slow
 def test_a_reward_that_prints_is_none_the_worse(bench: Bench, write_reward: Callable[[str], Reward]):
     body = "print('hello'); return float(reply.strip() == task['reference'])"
     assert ask(bench, asking=Asking(max_new_tokens=4, reward=write_reward(body))).report.verdict == "GO"
 
 
+@pytest.mark.slow
 def test_a_reward_that_pays_what_the_exam_fails_is_refused(bench: Bench, write_reward: Callable[[str], Reward]):
     """The reward wants another word than the reference, so that of two replies it never prefers the right one."""
     asking = Asking(max_new_tokens=4, reward=write_reward("return float(bool(reply.strip()) and reply != ' yes')"))

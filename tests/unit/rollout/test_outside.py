@@ -63,6 +63,7 @@ def test_the_weights_are_handed_over_before_every_batch(bench: Bench):
     assert [d == 0.0 for d in drifts] == [True, False] * 3, "fresh, then one update old"
 
 
+@pytest.mark.slow
 def test_a_run_with_such_a_sampler_learns_what_a_run_without_learns(bench: Bench):
     whole = run(bench, DRILL, 4)
     other = bench.again()

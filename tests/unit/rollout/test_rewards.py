@@ -190,6 +190,7 @@ def test_code_goes_through_the_worker_process_with_its_own_time():
     assert all(s.counts for s in scores)
 
 
+@pytest.mark.slow
 def test_math_needs_its_package_and_compares_expressions():
     if importlib.util.find_spec("math_verify") is None:
         with pytest.raises(MissingExtra, match=r"math-verify is not installed; .*\[math\]"):

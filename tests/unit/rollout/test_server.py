@@ -78,6 +78,7 @@ def sampler(served: Served) -> VllmServer:
     return VllmServer(url=f"{served.url}/v1", where="stages.0.sampler", sleep=lambda _: None)
 
 
+@pytest.mark.slow
 def test_tokens_come_back_in_order_with_their_log_probabilities(served: Served):
     heard: list[tuple[int, int]] = []
     found = sampler(served).generate([(5, 7), (5, 4)], SAMPLING, on_token=lambda *told: heard.append(told))
@@ -91,6 +92,7 @@ def test_tokens_come_back_in_order_with_their_log_probabilities(served: Served):
     assert all(body["stop_token_ids"] == [9] and body["return_tokens_as_token_ids"] for body in bodies)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_loaded_answers_and_makes_room_for_the_next(served: Served, tmp_path: Path):
     found = sampler(served)
     for name in ("a", "b"):
@@ -104,6 +106,7 @@ def test_an_adapter_is_loaded_answers_and_makes_room_for_the_next(served: Served
     assert served.asked[-1][1]["model"] == loaded[1]["lora_name"] != loaded[0]["lora_name"]
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_for_nothing(served: Served):
     found = sampler(served)
     assert found.generate([], SAMPLING) == []
@@ -111,12 +114,14 @@ def test_nothing_is_asked_for_nothing(served: Served):
     assert [path for path, _ in served.asked] == ["/v1/models"]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_busy_is_asked_again(served: Served):
     answers = iter([(503, "busy"), (429, "slow down")])
     served.answers["/v1/completions"] = lambda body: next(answers, None) or served.complete(body)
     assert sampler(served).generate([(2,)], SAMPLING)[0].finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "answer", "message"),
     [

@@ -37,6 +37,7 @@ def _other_weights(folder: Path) -> None:
     FakeBackend().write(folder, [(5, 6, 7), (7, 6, 5)])
 
 
+@pytest.mark.slow
 def test_other_weights_of_a_residuals_base_change_the_key_of_its_stage_alone(world: World) -> None:
     write_manual(world.folder / "manual")
     shutil.copytree(world.folder / "base", world.folder / "plain")

@@ -53,6 +53,7 @@ def test_a_run_whose_weights_were_deleted_gives_nothing(world: World) -> None:
     assert _reused(world, "two", FIRST) == []
 
 
+@pytest.mark.slow
 def test_a_stage_that_its_budget_cut_short_is_not_taken_over(world: World) -> None:
     """Its values are those of the whole stage, so a run with a larger budget was handed the half of it.
 
@@ -67,6 +68,7 @@ def test_a_stage_that_its_budget_cut_short_is_not_taken_over(world: World) -> No
     assert [e.run for e in of(again, Reused)] == ["two"]
 
 
+@pytest.mark.slow
 def test_a_stage_that_the_guard_stopped_is_taken_over(world: World) -> None:
     greedy = {"data": "greedy.jsonl", "steps": 24, "checkpoints": 8}
     first = held(world.run(world.recipe(greedy, exam="greedy-exam.jsonl"), "one", reused=True))

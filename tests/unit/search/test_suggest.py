@@ -78,6 +78,7 @@ def test_values_are_those_that_will_be_written(space: Space) -> None:
     assert 1e-5 <= float(values[RATE]) <= 1e-3 and 0 <= float(values[SHARE]) <= 0.5
 
 
+@pytest.mark.slow
 def test_the_knob_that_matters_is_named(space: Space) -> None:
     pytest.importorskip("optuna")
     shares = importance(space.knobs, study(space, 20))

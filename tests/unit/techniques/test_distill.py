@@ -166,6 +166,7 @@ def test_a_repair_that_was_stopped_goes_on_with_the_same_replies(asked: World) -
     assert len(once) == 6
 
 
+@pytest.mark.slow
 def test_after_a_stage_the_teacher_is_the_base_of_the_run(asked: World) -> None:
     """Not the start of the stage, which has nothing to repair in itself."""
     result = asked.run(asked.recipe(BENT, {**REPAIR, "prompts": 16}))

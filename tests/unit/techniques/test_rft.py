@@ -183,6 +183,7 @@ def test_what_nothing_would_read_is_refused(world: World, fields: Mapping[str, A
         technique.question(stage, prepared.inventories[0], seed=0)
 
 
+@pytest.mark.slow
 def test_the_gate_asks_what_the_stage_will_ask(world: World):
     asked = recipe(world)
     prepared = prepare(asked, world.backend, lambda *_: None)
@@ -320,6 +321,7 @@ class Game:
 """
 
 
+@pytest.mark.slow
 def test_an_environment_is_played_and_learnt_from(world: World):
     """Two turns; the second one ends it. Every turn of the model is a row with the advantage of the episode."""
     step = "self._end(reply)"
