@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from temper.model.fake import FakeBackend
 from temper.recipe.load import load
 from temper.run.keys import run_key, stage_key
