@@ -190,7 +190,7 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> In
         files.append(
             FileRead(
                 path=stream.path, shape=stream.shape, rows=len(found.rows), dropped=filters.tally(found.dropped),
-                listed=None, cached=False,
+                listed=_list(found.dropped), cached=False,
             )
         )  # fmt: skip
     if not rows:
@@ -205,6 +205,18 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> In
         domain=(), general=(), tasks=tasks, prompts=prompts, files=tuple(files), findings=findings,
         notices=tuple(notices),
     )  # fmt: skip
+
+
+def _list(dropped: Sequence[filters.Dropped]) -> Path | None:
+    """Writes down the tasks left out of a file; None where there are none."""
+    if not dropped:
+        return None
+    text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in dropped).encode()
+    path = fetch.cache_dir() / "lint" / f"left-out-{hashlib.sha256(text).hexdigest()[:32]}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with fetch.replacing(path) as file:
+        file.write(text)
+    return path
 
 
 def _know(stage: Stage, renderer: Renderer, exams: Exams, rows: int) -> Knowledge:

@@ -195,6 +195,19 @@ def test_tasks_are_linted_as_rows_are(world: World) -> None:
         _of(world, [*tasks, *leaked], stage)
 
 
+def test_tasks_that_a_filter_left_out_are_listed(world: World) -> None:
+    """Those of rows were; of tasks only their number was told."""
+    stage = "technique: rft, replay: null, reward: exact, filters: [{name: length, max_characters: 30}]"
+    tasks: list[dict[str, object]] = [{"prompt": f"Turn the light {n} on", "reference": "yes"} for n in range(20)]
+    long: list[dict[str, object]] = [{"prompt": "Turn " * 9, "reference": "yes"}]
+    (read,) = _of(world, [*tasks, *long], stage).inventories[0].files
+    assert (read.rows, sum(read.dropped["length"].values())) == (20, 1)
+    (line,) = Path(str(read.listed)).read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["filter"] == "length" and "rows.jsonl:21" in line
+    (read,) = _of(world, tasks, stage).inventories[0].files
+    assert (read.dropped, read.listed) == ({}, None)
+
+
 def test_the_tools_of_a_task_are_written_or_the_task_is_refused(world: World) -> None:
     """A task's tools were left out of what the model was asked, without a word."""
     tool = {"type": "function", "function": {"name": "lamp", "parameters": {"type": "object"}}}
