@@ -96,7 +96,7 @@ def prepare(
     probes: list[Probe] = []
     for number, spec in enumerate(specs):
         if progress:
-            progress(spec.name, number, len(specs))
+            progress(f"items of probe {spec.name}", number, len(specs))
         items = load_items(spec)
         for split in ("selection", "test"):
             if not base.take(items, split, spec.items):
