@@ -119,8 +119,8 @@ def fastest(rates: Mapping[int, float]) -> int:
 def best_precision(rates: Mapping[Precision, float]) -> Precision:
     """float32 as torch has it, unless another way is clearly faster: rounding has to gain more than another library."""
     gains: Mapping[Precision, float] = {"bfloat16": ROUNDED_GAIN, "float32-onednn": LIBRARY_GAIN}
-    plain = rates["float32"]
-    return next((name for name, least in gains.items() if rates.get(name, 0.0) >= least * plain), "float32")
+    faster: list[Precision] = [n for n, least in gains.items() if rates.get(n, 0.0) >= least * rates["float32"]]
+    return faster[0] if faster else "float32"
 
 
 def _threads(asked: int | None) -> tuple[int, str]:

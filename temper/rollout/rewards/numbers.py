@@ -45,10 +45,10 @@ def _math(task: Task, reply: str) -> Score:
     from math_verify import parse, verify  # pyright: ignore[reportMissingImports]
 
     # The time limit of grading holds; the package's own works in a main thread alone.
-    wanted = parse(task.reference, parsing_timeout=None)
+    wanted = parse(task.reference, parsing_timeout=None)  # pyright: ignore[reportArgumentType] - None is its way to say none
     if not wanted:
         raise ValueError(f"the reference {task.reference!r} is no expression; expected one such as $x+1$; correct it")
-    found = parse(reply, parsing_timeout=None)
+    found = parse(reply, parsing_timeout=None)  # pyright: ignore[reportArgumentType]
     if not found:
         return unparsable("no expression in the reply")
     return Score(value=float(verify(wanted, found, timeout_seconds=None)))
