@@ -221,8 +221,8 @@ def prompt_tokens(renderer: Renderer, item: Item) -> Tokens:
 
     An item whose right answer was thought out aloud is asked with the template's thinking switched on.
     """
-    thinking = True if item.get("reasoning") else None
-    return renderer.prompt(messages_of(item), tools=item.get("tools") or "", thinking=thinking)
+    thinking: dict[str, Any] = {"thinking": True} if item.get("reasoning") else {}
+    return renderer.prompt(messages_of(item), **_tools(item), **thinking)
 
 
 def _tools(item: Item) -> Mapping[str, Any]:
