@@ -318,6 +318,18 @@ def _build(job: Job, walk: Iterator[_Done], beside: Path, facts: Facts | None, *
         writer.finish(meta, kept)
 
 
+def list_dropped(dropped: Sequence[Dropped]) -> Path | None:
+    """Lists rows left out, which are in no store, in a file of the cache; None where there are none."""
+    if not dropped:
+        return None
+    text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in dropped).encode()
+    listed = fetch.cache_dir() / "lint" / f"left-out-{hashlib.sha256(text).hexdigest()[:32]}.jsonl"
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    with fetch.replacing(listed) as file:
+        file.write(text)
+    return listed
+
+
 def _list(file: TextIO, dropped: Iterable[Dropped], path: Path) -> None:
     for row in dropped:
         told = {name: relative(value, path) for name, value in asdict(row).items()}

@@ -23,7 +23,7 @@ from temper.data.lint import Finding, Knowledge, Marks, as_error, conclude, insp
 from temper.data.lint.facts import RowFacts
 from temper.data.render import Renderer
 from temper.data.rows import Fault, Row, Stream, refuse
-from temper.data.tokenise import Job, Stored, tokenise
+from temper.data.tokenise import Job, Stored, list_dropped, tokenise
 from temper.errors import DataError
 from temper.model.protocol import Base, Policy, Shape, Tokens
 from temper.recipe.facts import Facts
@@ -190,7 +190,7 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> In
         files.append(
             FileRead(
                 path=stream.path, shape=stream.shape, rows=len(found.rows), dropped=filters.tally(found.dropped),
-                listed=_list(found.dropped), cached=False,
+                listed=list_dropped(found.dropped), cached=False,
             )
         )  # fmt: skip
     if not rows:
@@ -205,18 +205,6 @@ def _tasks(recipe: Recipe, stage: Stage, renderer: Renderer, exams: Exams) -> In
         domain=(), general=(), tasks=tasks, prompts=prompts, files=tuple(files), findings=findings,
         notices=tuple(notices),
     )  # fmt: skip
-
-
-def _list(dropped: Sequence[filters.Dropped]) -> Path | None:
-    """Writes down the tasks left out of a file; None where there are none."""
-    if not dropped:
-        return None
-    text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in dropped).encode()
-    path = fetch.cache_dir() / "lint" / f"left-out-{hashlib.sha256(text).hexdigest()[:32]}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with fetch.replacing(path) as file:
-        file.write(text)
-    return path
 
 
 def _know(stage: Stage, renderer: Renderer, exams: Exams, rows: int) -> Knowledge:
