@@ -232,9 +232,7 @@ def large(folder: Path, gigabytes: float) -> None:
 def main() -> None:
     """Measures one side (`ours` or `peer`, for the other ways to call this), or all."""
     parser = argparse.ArgumentParser(description="The data path beside datasets.map.")
-    parser.add_argument(
-        "side", nargs="?", choices=("ours", "whole", "peer"), help="measure one side on FILE in this process"
-    )
+    parser.add_argument("side", nargs="?", choices=list(SIDES), help="measure one side on FILE in this process")
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("folder", nargs="?", type=Path, help="model folder")
     parser.add_argument("--processes", type=int, default=1)
@@ -245,9 +243,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.side:
-        report(
-            {"ours": own, "whole": whole, "peer": theirs}[options.side](options.file, options.folder, options.processes)
-        )
+        report(SIDES[options.side](options.file, options.folder, options.processes))
         return
     from temper.model.load import locate
 

@@ -80,6 +80,16 @@ def has_units() -> bool:
 
 
 @contextmanager
+def by_blas() -> Iterator[None]:
+    """Inside, a CPU without matrix units leaves its products to torch's BLAS; one that has them goes on as it was."""
+    if has_units():
+        yield
+        return
+    with exact():
+        yield
+
+
+@contextmanager
 def for_rows(rows: int) -> Iterator[None]:
     """Inside, products of so few rows are computed by what is fast for them.
 

@@ -67,6 +67,8 @@ def test_products_of_few_rows_are_exact_and_leave_the_setting_as_it_was() -> Non
     torch.set_float32_matmul_precision("medium")
     with tuning.for_rows(1):
         assert torch.get_float32_matmul_precision() == "highest"
+    with tuning.by_blas():
+        assert torch.get_float32_matmul_precision() == ("medium" if tuning.has_units() else "highest")
     with tuning.for_rows(64):
         assert torch.get_float32_matmul_precision() == ("highest" if tuning.has_units() else "medium")
     assert torch.get_float32_matmul_precision() == "medium"
