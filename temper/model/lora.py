@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from temper.errors import CheckpointError
+from temper.model import products
 from temper.model.fourbit import dense
 
 ADAPTER = "default"
@@ -148,21 +149,26 @@ def _forward(layer: PeftLinear, x: Tensor, *_args: Any, **_kwargs: Any) -> Tenso
 
 
 class _LoraLinear(torch.autograd.Function):
-    """y = x W' + bias + s (x A') B'; W and bias are frozen, and W may lie packed in its layer."""
+    """y = x W' + bias + s (x A') B'; W and bias are frozen, and W may lie packed in its layer, or in bfloat16."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Any, a: Tensor, b: Tensor, s: float) -> Tensor:
         a, b = a.to(x.dtype), b.to(x.dtype)
         inner = x @ a.T
-        ctx.save_for_backward(x, inner, a, b)
+        weight = dense(base)
+        kept = x.to(weight.dtype)
+        ctx.save_for_backward(kept, inner, a, b)
         ctx.s, ctx.base = s, base
-        return torch.nn.functional.linear(x, dense(base), base.bias).addmm_(inner, b.T, alpha=s)
+        out = products.product(kept, weight).to(x.dtype)
+        return (out if base.bias is None else out.add_(base.bias)).addmm_(inner, b.T, alpha=s)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, inner, a, b = ctx.saved_tensors
         to_inner = grad @ b
         to_b = (grad.T @ inner).mul_(ctx.s)
-        to_a = (to_inner.T @ x).mul_(ctx.s)
-        to_x = (grad @ dense(ctx.base)).addmm_(to_inner, a, alpha=ctx.s) if ctx.needs_input_grad[0] else None
+        to_a = products.product(to_inner.T.to(x.dtype), x.T).to(grad.dtype).mul_(ctx.s)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = products.product(grad, dense(ctx.base).T).addmm_(to_inner, a, alpha=ctx.s)
         return to_x, None, to_a, to_b, None

@@ -23,7 +23,7 @@ from temper.data.datum import Datum
 from temper.data.digests import remembered_digests
 from temper.data.states import KEY, States
 from temper.losses import LOSSES
-from temper.model import layers, load, lora, store
+from temper.model import layers, load, lora, products, store
 from temper.model.kernels import Kernels
 from temper.model.protocol import TrainSpec
 
@@ -65,6 +65,8 @@ class Start:
             self._copy = load.open_model(self._folder, self._model.device, dtype=self._model.dtype)
             layers.install(self._copy, self._kernels)
             self._copy.requires_grad_(False)
+            if products.rounds(self._model):
+                products.install(self._copy)
         return self._copy
 
     @torch.no_grad()
@@ -114,6 +116,7 @@ class Start:
             facts = [
                 VERSION, temper.__version__, torch.__version__, remembered_digests(files), str(self._model.dtype),
                 self._spec.four_bit, self._model.device.type, torch.get_float32_matmul_precision(),
+                products.rounds(self._model),
             ]  # fmt: skip
             name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
             width = int(self._model.config.get_text_config().hidden_size)

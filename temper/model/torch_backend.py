@@ -10,18 +10,20 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from temper.errors import CheckpointError
-from temper.model import attention, fourbit, kernels, layers, load, lora, merge, residual, tokens, tuning
+from temper.model import attention, fourbit, kernels, layers, load, lora, merge, products, residual, tokens, tuning
 from temper.model.protocol import Base, Blend, Checkpoint, Policy, Precision, Shape, TrainSpec, Tuning
 from temper.model.torch_learner import TorchLearner
 from temper.model.torch_sampler import TorchSampler
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TorchBackend:
-    """Stateless; every method works from folders."""
+    """Remembers how this machine multiplies; every other method works from folders alone."""
 
     dtype: torch.dtype | None = None
     """What weights are kept in; None is bfloat16 on a GPU that computes with it, else float32."""
+    precision: Precision = "float32"
+    """Of the products of the policies it opens on a CPU; `tune` finds it out."""
 
     def locate(self, name: str) -> Base:
         """Finds, fetches or converts the model called `name`."""
@@ -52,7 +54,9 @@ class TorchBackend:
 
     def tune(self, threads: int | None = None, precision: Precision | None = None) -> Tuning:
         """Finds out how to use this machine, and does from then on."""
-        return tuning.tune(threads, precision)
+        found = tuning.tune(threads, precision)
+        self.precision = found.precision
+        return found
 
     def open(self, checkpoint: Checkpoint, spec: TrainSpec | None = None, *, compile: bool = False) -> Policy:
         """A policy that answers with a checkpoint; one that can learn from full weights when `spec` is given."""
@@ -81,6 +85,8 @@ class TorchBackend:
             lora.attach(model, lora.config_for(spec.rank, spec.alpha), seed=spec.seed)
         if spec is None:
             model.requires_grad_(False)
+        if self.precision == "bfloat16" and device.type == "cpu" and not packed:
+            products.install(model)
         learner = TorchLearner(model, folder, spec or TrainSpec(rank=None), kernels=table)
         return Policy(learner=learner, sampler=TorchSampler(model))
 

@@ -1,10 +1,11 @@
 """Tuning: how many threads torch gets and how products are computed, found out on this machine by timing products.
 
 More threads than free cores make a training step several times slower than one thread, and no tool says so: threads
-wait for each other at the end of every product. And a CPU with matrix units multiplies bfloat16 several times faster
-than float32: the factors of every product are then rounded to it, while sums, weights, and everything between the
-products stay float32 (`torch.set_float32_matmul_precision`). The same setting leaves a CPU without such units in
-float32, and hands its products from torch's own BLAS to oneDNN, which is the faster one on some machines.
+wait for each other at the end of every product. And many CPUs multiply bfloat16 two to five times faster than float32:
+linear layers then compute in it (`products`), while everything between the products stays float32. With matrix units
+the factors of all other products are rounded as well (`torch.set_float32_matmul_precision`). The same setting leaves a
+CPU without such units in float32 there, and hands its products from torch's own BLAS to oneDNN, which is the faster
+one on some machines.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 import torch
+from torch.nn.functional import silu
 
 from temper.model import kernels, load
+from temper.model.products import product
 from temper.model.protocol import Precision, Tuning
 
 SHAPE = (512, 576, 1536)
@@ -26,7 +29,7 @@ ROUNDS = 5
 GAIN = 1.05
 """More threads are taken when they are faster by this factor at least."""
 ROUNDED_GAIN = 1.5
-"""Factors are rounded when that makes products faster by this factor at least."""
+"""Products are computed in bfloat16 when that makes them faster by this factor at least."""
 LIBRARY_GAIN = 1.1
 """oneDNN multiplies in float32 when it is faster than torch's BLAS by this factor at least."""
 FEW_ROWS = 4
@@ -93,7 +96,7 @@ def by_blas() -> Iterator[None]:
 def for_rows(rows: int) -> Iterator[None]:
     """Inside, products of so few rows are computed by what is fast for them.
 
-    Rounding the weights costs more than a product of few rows gains, so they are exact in any case.
+    Rounding weights that lie in float32 costs more than a product of few rows gains, so those are exact in any case.
     """
     if rows >= FEW_ROWS and not has_units():
         yield
@@ -112,9 +115,16 @@ def measure(numbers: Sequence[int]) -> Mapping[int, float]:
 
 def measure_precisions() -> Mapping[Precision, float]:
     """The same by precision, of those that there are here."""
-    there: tuple[Precision, ...] = ("float32", "bfloat16" if has_units() else "float32-onednn")
+    there: list[Precision] = ["float32"]
+    if not has_units():
+        there.append("float32-onednn")
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        there.append("bfloat16")
     with exact():
-        return _rates(there, lambda name: torch.set_float32_matmul_precision(NAMES[name]))
+        return _rates(
+            there, lambda name: torch.set_float32_matmul_precision(NAMES[name]),
+            dtype=lambda name: torch.bfloat16 if name == "bfloat16" else torch.float32,
+        )  # fmt: skip
 
 
 def fastest(rates: Mapping[int, float]) -> int:
@@ -159,20 +169,28 @@ def _precision(asked: Precision | None) -> tuple[Precision, str]:
     return best_precision(rates), f"products timed here, GFLOP/s: {told}"
 
 
-def _rates(values: Sequence[T], use: Callable[[T], None]) -> dict[T, float]:
+def _rates(
+    values: Sequence[T], use: Callable[[T], None], *, dtype: Callable[[T], torch.dtype] = lambda _: torch.float32
+) -> dict[T, float]:
     """Operations per second of a layer's product by what is used, the best of some rounds.
 
     The values take turns, so that another process that comes or goes meets all of them.
+
+    Args:
+        values: What is compared.
+        use: Puts one of them into effect.
+        dtype: What the weights lie in under it.
     """
     tokens, inputs, outputs = SHAPE
-    x, y, weight = torch.randn(tokens, inputs), torch.empty(tokens, inputs), torch.randn(outputs, inputs)
+    x, weight = torch.randn(tokens, inputs), torch.randn(outputs, inputs)
+    weights = {value: weight.to(dtype(value)) for value in values}
     rates = dict.fromkeys(values, 0.0)
     for turn in range(ROUNDS + 1):
         for value in values:
             use(value)
             started = time.perf_counter()
             for _ in range(4):
-                torch.mm(torch.nn.functional.silu(x @ weight.T), weight, out=y)
+                product(silu(product(x, weights[value])), weights[value].T)
             seconds = time.perf_counter() - started
             if turn:  # the first starts the threads
                 rates[value] = max(rates[value], 4 * 4.0 * tokens * inputs * outputs / seconds)
