@@ -15,6 +15,7 @@ import hashlib
 import io
 import itertools
 import json
+import re
 import reprlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -327,7 +328,8 @@ def _separated(data: DataFile, file: BinaryIO, size: int) -> Iterator[Parsed]:
     # Undecodable bytes become surrogates, which no UTF-8 text holds, so that `_checked` can name their line.
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         first = text.readline()
-        comma = ";" if ";" in first and "," not in first else ","  # half of Europe's spreadsheets write semicolons
+        bare = re.sub('"[^"]*"', "", first)
+        comma = ";" if ";" in bare and "," not in bare else ","  # half of Europe's spreadsheets write semicolons
         delimiter = "\t" if data.format == ".tsv" else comma
         cells = _cells(data.path, _checked(data.path, itertools.chain([first], text)), delimiter)
         while parsed := _some(cells, size):

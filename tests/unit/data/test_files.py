@@ -198,6 +198,7 @@ def test_a_trailing_comma_in_a_json_document_is_named(tmp_path: Path) -> None:
     [
         ("a.csv", "a,b\r\n1,2\r\n", [(2, {"a": "1", "b": "2"})]),
         ("a.csv", "a;b\n1,5;2\n", [(2, {"a": "1,5", "b": "2"})]),
+        ("a.csv", 'a;"b, or c"\n1,5;2\n', [(2, {"a": "1,5", "b, or c": "2"})]),
         (
             "a.csv",
             'a,b\n"1\r\n2","say ""hi"""\n3,4\n',
