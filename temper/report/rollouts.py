@@ -79,7 +79,7 @@ def panels(events: Iterable[Event], stage: str) -> tuple[Panel, ...]:
                 over("independent grader, held out", lambda s: _mean(s.audit), 2),
             ),
             note="0 is the least that the reward gives, 1 full marks. Prompts near one half are sought on purpose, so"
-            " the training line says little; the other two are greedy replies to tasks that are never trained on.",
+            " the training line says little; held out are greedy replies to tasks that are never trained on.",
         ),
         Panel(
             title="Parts of the reward", y_format=PLAIN,
@@ -163,7 +163,7 @@ def _gate(report: GateReport) -> Markup:
     return svg.element(
         "div",
         svg.element("p", svg.element("strong", f"Gate: {report.verdict}{forced}")),
-        svg.element("ul", *(svg.element("li", text) for text in said)),
+        svg.element("ul", *(svg.element("li", text) for text in said), class_="notices"),
         _table(("figure", "start of the stage"), facts),
     )
 
@@ -171,17 +171,23 @@ def _gate(report: GateReport) -> Markup:
 def _pictures(found: Sequence[Panel]) -> Markup:
     figures = [
         svg.element(
-            "figure", svg.element("figcaption", f"{panel.title}{_legend(panel.series)}"),
+            "figure",
+            svg.element(
+                "figcaption", svg.element("h3", panel.title), svg.element("p", panel.note), _legend(panel.series)
+            ),
             charts.over_time(panel.series, label="", y_format=panel.y_format),
-            svg.element("p", panel.note, class_="note"),
+            class_="panel",
         )
         for panel in found
-    ]  # fmt: skip
-    return svg.element("div", *figures, class_="pictures") if figures else Markup("")
+    ]
+    return svg.element("div", *figures, class_="grid spaced") if figures else Markup("")
 
 
-def _legend(series: Sequence[Series]) -> str:
-    return f" ({', '.join(s.name for s in series)})" if len(series) > 1 else ""
+def _legend(series: Sequence[Series]) -> Markup:
+    if len(series) < 2:
+        return Markup("")
+    swatches = [(svg.element("i", class_=f"swatch c{s.colour % 8}"), s.name) for s in series]
+    return svg.element("ul", *(svg.element("li", *parts) for parts in swatches), class_="legend")
 
 
 def _health(health: Sequence[Health]) -> Markup:
@@ -217,7 +223,7 @@ def _reply(shown: Shown) -> tuple[str, ...]:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
     top = svg.element("thead", svg.element("tr", *(svg.element("th", name) for name in head)))
     body = [svg.element("tr", *(svg.element("td", cell, class_="pre") for cell in row)) for row in rows]
-    return svg.element("div", svg.element("table", top, svg.element("tbody", *body)), class_="wide")
+    return svg.element("div", svg.element("table", top, svg.element("tbody", *body)), class_="scroll")
 
 
 def _bounded(value: float, bounds: Sequence[float]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from importlib.resources import files
+
 from temper.events import Event, GateReport, Health, Rollout, RolloutStep, Step
 from temper.report.rollouts import panels, section, to_read
 
@@ -41,6 +44,15 @@ LOG: list[Event] = [GATE, *(e for n in (1, 2, 3) for e in (step(n), update(n)))]
 
 def test_a_run_without_reinforcement_has_no_such_section() -> None:
     assert section([update(1)], []) == ""
+
+
+def test_the_page_has_a_style_for_what_the_section_is_made_of() -> None:
+    """Pictures without one were as wide as the page, with letters four times as high."""
+    page = str(section(LOG, [rollout(1, n, 0.1 * n) for n in range(4)]))
+    css = files("temper.report").joinpath("page.css").read_text(encoding="utf-8")
+    used = {name for found in re.findall('class="([^"]+)"', page) for name in found.split()}
+    assert {"panel", "grid", "scroll", "legend"} <= used
+    assert used - {"rollouts", "tick-label"} <= set(re.findall(r"[.]([a-z][a-z0-9-]*)", css))
 
 
 def test_every_figure_of_health_is_drawn() -> None:
