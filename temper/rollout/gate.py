@@ -289,6 +289,8 @@ def _known(folder: Path) -> tuple[GateReport, tuple[Rollout, ...]] | None:
 
 
 def _files(terms: Sequence[Mapping[str, Mapping[str, str]]]) -> list[str]:
-    """What stands in the user's own files that the terms name."""
+    """What stands in the files of the user that the terms name, and in the modules beside, which they may import."""
     places = [Path(str(term["leaf"]["name"]).rpartition(":")[0]) for term in terms]
-    return [hashlib.sha256(p.read_bytes()).hexdigest() for p in places if p.suffix == ".py" and p.is_file()]
+    folders = dict.fromkeys(p.parent for p in places if p.suffix == ".py" and p.is_file())
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]

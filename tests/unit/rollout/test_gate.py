@@ -183,6 +183,18 @@ def test_a_reward_that_was_corrected_in_a_module_beside_it_is_asked_again(bench:
     assert ask(bench, asking=asking).report.verdict == "GO"
 
 
+def test_another_module_beside_the_reward_is_another_question(tmp_path: Path):
+    """A GO from the cache outlived the change of what the reward imports."""
+    (tmp_path / "mine.py").write_text("import marking\ndef mine(task, reply):\n    return 0.5\n", encoding="utf-8")
+    (tmp_path / "marking.py").write_text("FULL = 1.0\n", encoding="utf-8")
+    asking = Asking(max_new_tokens=4, reward=load_reward("mine.py:mine", tmp_path))
+    question = Question(stage="01-rft", tasks=MIXED, asking=asking, group_size=8, seed=0)
+    before = question.key("m")
+    assert question.key("m") == before
+    (tmp_path / "marking.py").write_text("FULL = 2.0\n", encoding="utf-8")
+    assert question.key("m") != before
+
+
 def test_more_time_for_the_reward_is_another_question(bench: Bench):
     """A reward that ran out of time was refused again, from the cache, when it had been given more."""
     question = Question(stage="01-rft", tasks=MIXED, asking=EXACT, group_size=8, seed=0)
