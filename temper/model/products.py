@@ -28,6 +28,9 @@ def install(model: PreTrainedModel) -> None:
             if not module.weight.requires_grad:
                 module.weight.data = module.weight.data.bfloat16()
             module.forward = functools.partial(_forward, module)
+    for parameter in model.parameters():
+        if not parameter.requires_grad and parameter.dtype != torch.bfloat16:
+            parameter.data = parameter.data.clone()  # the last that lay in the mapped file: it can be let go now
 
 
 def rounds(model: PreTrainedModel) -> bool:
