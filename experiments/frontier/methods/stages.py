@@ -148,8 +148,10 @@ class Moved(Stage):
             now = tensors.trainable(learner)  # pyright: ignore[reportArgumentType]
             origin = {}
             if self.kind == "pull":
-                model = live.open(live.start).learner.model  # pyright: ignore[reportAttributeAccessIssue]
-                origin = dict(model.named_parameters())
+                from temper.model.torch_backend import TorchBackend
+
+                exact = TorchBackend().open(live.start)  # a policy of the run may hold rounded weights
+                origin = dict(exact.learner.model.named_parameters())  # pyright: ignore[reportAttributeAccessIssue]
             for step, batch in enumerate(batches(stage, mixed, start), start=start):
                 before = {name: weight.detach().clone() for name, weight in now.items()} if not origin else {}
                 yield batch
