@@ -27,7 +27,7 @@ def install(model: PreTrainedModel) -> None:
         if isinstance(module, nn.Linear) and ".lora_" not in name:
             if not module.weight.requires_grad:
                 module.weight.data = module.weight.data.bfloat16()
-            module.forward = functools.partial(_forward, module)
+            module.forward = functools.partial(_forward, module)  # pyright: ignore[reportAttributeAccessIssue]
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter.dtype != torch.bfloat16:
             parameter.data = parameter.data.clone()  # the last that lay in the mapped file: it can be let go now
