@@ -1,4 +1,4 @@
-"""What the way products are computed is worth: a training step, scoring and generating, both ways in turn.
+"""What the way products are computed is worth: a training step, scoring and generating, all ways in turn.
 
 `python -m benchmarks.products` compares the ways that this machine has (`temper.model.tuning`): float32 by torch's
 BLAS, by oneDNN, and linear layers in bfloat16.
@@ -18,7 +18,7 @@ PROMPTS, NEW_TOKENS = 32, 16
 
 
 def main() -> None:
-    """Prints seconds of both ways and the ratio of every round."""
+    """Prints seconds of every way, and median and range of its ratio to float32 by torch's BLAS."""
     import torch
 
     from benchmarks.start import BATCH, mixture

@@ -1,7 +1,7 @@
 """Tuning: how many threads torch gets and how products are computed, found out on this machine by timing products.
 
 More threads than free cores make a training step several times slower than one thread, and no tool says so: threads
-wait for each other at the end of every product. And many CPUs multiply bfloat16 two to five times faster than float32:
+wait for each other at the end of every product. And some CPUs multiply bfloat16 two to five times faster than float32:
 linear layers then compute in it (`products`), while everything between the products stays float32. With matrix units
 the factors of all other products are rounded as well (`torch.set_float32_matmul_precision`). The same setting leaves a
 CPU without such units in float32 there, and hands its products from torch's own BLAS to oneDNN, which is the faster
@@ -39,7 +39,8 @@ STRICT = "ONEDNN_DEFAULT_FPMATH_MODE"
 NAMES: Mapping[Precision, Literal["highest", "medium"]] = {
     "float32": "highest", "float32-onednn": "medium", "bfloat16": "medium",
 }  # fmt: skip
-"""What torch calls them; which of the last two a machine has, `has_units` says."""
+"""What torch calls them. `medium` rounds factors where there are matrix units and asks oneDNN where there are none;
+linear layers in bfloat16 come on top of it (`products`)."""
 CAPACITY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 """Compiled products that oneDNN keeps: a step needs some fifty, and the next one has other shapes. 26 steps of one
 adapter ended at 2.4 GiB with 64, at 2.7 GiB with its own default of 1024, and were not slower."""

@@ -142,7 +142,7 @@ class Machine(Frozen):
     threads: Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT] = None
     """Of torch; timed when left out."""
     precision: Literal["auto", "float32", "float32-onednn", "bfloat16"] = "auto"
-    """Of the factors in matrix products on a CPU, and who computes them; sums and everything else are float32."""
+    """Of the linear layers on a CPU, and who multiplies; what lies between them and everything on disk is float32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether elementwise kernels are compiled, which takes seconds and pays over minutes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,8 +63,23 @@ def test_frozen_layers_are_half_as_large_and_all_else_is_float32(folder: Path) -
     assert set(types(learner_in("bfloat16", folder, None)).values()) == {torch.float32}
 
 
+def test_a_rounded_model_lets_go_of_the_file_its_weights_were_mapped_from(tmp_path: Path) -> None:
+    """What was not rounded, the embedding, kept the whole file in memory."""
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        pytest.skip("what is mapped is seen on Linux alone")
+    folder = plain.write_model(tmp_path / "mapped")
+    wide = learner_in("float32", folder, 4)
+    held = str(folder / "model.safetensors") in maps.read_text(encoding="utf-8")
+    del wide
+    gc.collect()
+    half = learner_in("bfloat16", folder, 4)
+    assert str(folder / "model.safetensors") not in maps.read_text(encoding="utf-8")
+    assert held and products.rounds(half.model)
+
+
 def test_an_update_far_below_a_rounded_result_is_not_lost(folder: Path) -> None:
-    """0.01 % of a result is a twentieth of what bfloat16 can show of it."""
+    """bfloat16 shows steps of 0.4 % of a result; this update is far below."""
     layer = learner_in("bfloat16", folder, 4).model.base_model.layers[0].mlp.up_proj  # pyright: ignore
     x = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
