@@ -246,7 +246,12 @@ class FakeSampler:
         self._learner = learner
 
     def generate(
-        self, prompts: Sequence[Tokens], sampling: Sampling, *, on_token: Callable[[int, int], None] | None = None
+        self,
+        prompts: Sequence[Tokens],
+        sampling: Sampling,
+        *,
+        drafts: Sequence[Tokens] = (),
+        on_token: Callable[[int, int], None] | None = None,
     ) -> list[Completion]:
         """One completion per prompt, in order; `on_token(prompt index, token)` streams."""
         table, replies = self._learner.table, list[Completion]()

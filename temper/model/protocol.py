@@ -136,9 +136,17 @@ class Sampler(Protocol):
     """Generates."""
 
     def generate(
-        self, prompts: Sequence[Tokens], sampling: Sampling, *, on_token: Callable[[int, int], None] | None = None
+        self,
+        prompts: Sequence[Tokens],
+        sampling: Sampling,
+        *,
+        drafts: Sequence[Tokens] = (),
+        on_token: Callable[[int, int], None] | None = None,
     ) -> list[Completion]:
-        """One completion per prompt, in order; `on_token(prompt index, token)` streams."""
+        """One completion per prompt, in order; `on_token(prompt index, token)` streams.
+
+        `drafts` says for every prompt what the reply may be, or nothing. A sampler may use it to be faster.
+        """
         ...
 
 

@@ -170,11 +170,16 @@ class ResidualSampler:
         self._learner, self._sampler = learner, answering.sampler
 
     def generate(
-        self, prompts: Sequence[Tokens], sampling: Sampling, *, on_token: Callable[[int, int], None] | None = None
+        self,
+        prompts: Sequence[Tokens],
+        sampling: Sampling,
+        *,
+        drafts: Sequence[Tokens] = (),
+        on_token: Callable[[int, int], None] | None = None,
     ) -> list[Completion]:
         """One completion per prompt, in order; `on_token(prompt index, token)` streams."""
         self._learner.catch_up()
-        return self._sampler.generate(prompts, sampling, on_token=on_token)
+        return self._sampler.generate(prompts, sampling, drafts=drafts, on_token=on_token)
 
 
 def _write_sum(trained: Path, *, instruct: Path, base: Path, to: Path) -> None:

@@ -1,11 +1,14 @@
 """Batched generation: prompts computed packed and once each, then one token per row and pass.
 
 Finished rows leave the batch and waiting ones enter it; every row draws from a random stream of its own, so what it
-says does not depend on its company.
+says does not depend on its company. Where it is known what a reply may be, as of an exam's answers, that is computed
+with the prompt in one pass, and as much of it is kept as the model says itself (greedy speculative decoding, Leviathan
+et al., arXiv 2211.17192, with what was written before as the draft).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +28,15 @@ REFILL = 16
 """Free places before waiting rows are let in: each time all keys and values are copied once."""
 BLOCK = 256
 """Tokens of the vocabulary whose probabilities are summed before one of them is drawn."""
+WORTH = 0.25
+"""Part of the drafted tokens that has to come true, or no more drafts are tried."""
+CHECKED = 256
+"""Drafted tokens whose logits are there at a time."""
 OnToken = Callable[[int, int], None]
+_Asked = tuple[Tokens, Tokens]
+"""A prompt and what its reply may be."""
+_Said = tuple[tuple[int, float], ...]
+"""Tokens with their log-probabilities."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,61 +72,74 @@ class TorchSampler:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Tokens], sampling: Sampling, *, on_token: OnToken | None = None
+        self,
+        prompts: Sequence[Tokens],
+        sampling: Sampling,
+        *,
+        drafts: Sequence[Tokens] = (),
+        on_token: OnToken | None = None,
     ) -> list[Completion]:
-        """One completion per prompt, in order; `on_token(prompt index, token)` streams."""
+        """One completion per prompt, in order.
+
+        Args:
+            prompts: Token ids, at least one each.
+            sampling: How to draw.
+            drafts: What each reply may be, or nothing. They change how long greedy replies take, and no more of what
+                these are than rounding does where two tokens are equally likely.
+            on_token: Called with prompt index and token as they come.
+        """
         replies = [_Reply() for _ in prompts]
         wanted = range(len(prompts) if sampling.max_new_tokens else 0)
         waiting = sorted(wanted, key=lambda i: (len(prompts[i]), prompts[i]))
+        hoped = list(drafts) if drafts and sampling.temperature == 0 else [()] * len(prompts)
         batch: _Batch | None = None
         while waiting or batch is not None:
             places = ROWS - (len(batch.rows) if batch else 0)
             if waiting and places >= min(REFILL, len(waiting)):
-                batch = self._admit(batch, waiting[:places], prompts, sampling)
-                waiting = waiting[places:]
-            assert batch is not None
-            if not self._step(batch, sampling, replies, on_token):
+                rows, waiting = waiting[:places], waiting[places:]
+                asked = [(prompts[row], hoped[row][: sampling.max_new_tokens]) for row in rows]
+                entered = self._admit(rows, asked, sampling, replies, on_token)
+                drafted, came = sum(len(d) for _, d in asked), sum(len(replies[row].logprobs) for row in rows)
+                if came < WORTH * drafted:
+                    hoped = [()] * len(prompts)
+                batch = _together(batch, entered)
+            if batch is not None and not self._step(batch, sampling, replies, on_token):
                 batch = None
         return [Completion(tokens=tuple(r.tokens), logprobs=tuple(r.logprobs), finished=r.finished) for r in replies]
 
-    def _admit(self, batch: _Batch | None, rows: list[int], prompts: Sequence[Tokens], sampling: Sampling) -> _Batch:
-        """Lets waiting rows in; a prompt that several of them have is computed once."""
-        unique = list(dict.fromkeys(prompts[row] for row in rows))
-        cache, hidden = self._prefill(unique, sampling.max_new_tokens)
-        number = {prompt: n for n, prompt in enumerate(unique)}
-        copies = torch.tensor([number[prompts[row]] for row in rows], device=self.model.device)
-        if len(unique) < len(rows):
+    def _admit(
+        self, rows: list[int], asked: Sequence[_Asked], sampling: Sampling, replies: list[_Reply],
+        on_token: OnToken | None,
+    ) -> _Batch | None:  # fmt: skip
+        """Lets waiting rows in, with what of their drafts came true; a prompt that several have is computed once."""
+        unique = list(dict.fromkeys(asked))
+        cache, hidden, said = self._prefill(unique, sampling.max_new_tokens)
+        number = {one: n for n, one in enumerate(unique)}
+        going: list[int] = []
+        for at, (row, one) in enumerate(zip(rows, asked, strict=True)):
+            taken = said[number[one]]
+            if all(_write(replies, row, token, logp, sampling, on_token) for token, logp in taken):
+                going.append(at)
+        if not going:
+            return None
+        copies = torch.tensor([number[asked[at]] for at in going], device=self.model.device)
+        if len(going) < len(rows) or len(unique) < len(rows):
             cache.keep(copies)
-        entered = _Batch(
-            rows=rows,
-            streams=[torch.Generator(device="cpu").manual_seed(_seed(sampling.seed, row)) for row in rows],
+        return _Batch(
+            rows=[rows[at] for at in going],
+            streams=[torch.Generator(device="cpu").manual_seed(_seed(sampling.seed, rows[at])) for at in going],
             cache=cache,
             hidden=hidden.index_select(0, copies),
-        )
-        if batch is None:
-            return entered
-        return _Batch(
-            rows=batch.rows + rows,
-            streams=batch.streams + entered.streams,
-            cache=joined([batch.cache, cache]),
-            hidden=torch.cat([batch.hidden, entered.hidden]),
         )
 
     def _step(self, batch: _Batch, sampling: Sampling, replies: list[_Reply], on_token: OnToken | None) -> bool:
         """One more token for every row; False when no row goes on."""
         tokens, logprobs = _pick(self._logits(batch.hidden), sampling.temperature, batch.streams)
-        going: list[int] = []
-        for at, row in enumerate(batch.rows):
-            reply = replies[row]
-            reply.logprobs.append(logprobs[at])
-            if tokens[at] in sampling.stop:
-                reply.finished = True
-                continue
-            reply.tokens.append(tokens[at])
-            if on_token is not None:
-                on_token(row, tokens[at])
-            if len(reply.tokens) < sampling.max_new_tokens:
-                going.append(at)
+        going = [
+            at
+            for at, row in enumerate(batch.rows)
+            if _write(replies, row, tokens[at], logprobs[at], sampling, on_token)
+        ]
         if not going:
             return False
         if len(going) < len(batch.rows):
@@ -123,23 +147,50 @@ class TorchSampler:
         batch.hidden = self._advance([tokens[at] for at in going], batch.cache)
         return True
 
-    def _prefill(self, prompts: Sequence[Tokens], new: int) -> tuple[KeyValues, Tensor]:
-        """Keys and values of the prompts, and the hidden state that predicts each row's first new token."""
+    def _prefill(self, asked: Sequence[_Asked], new: int) -> tuple[KeyValues, Tensor, list[_Said]]:
+        """Keys and values of the prompts and of what came true of their drafts, the hidden state that predicts each
+        row's next token, and the tokens that came true with their log-probabilities."""
         device = self.model.device
         parts: list[KeyValues] = []
         last: list[Tensor] = []
-        for chunk in _chunks(prompts):
-            capacity = max(len(p) for p in chunk) + new
+        said: list[_Said] = []
+        for chunk in _chunks(asked):
+            starts = [prompt + draft for prompt, draft in chunk]
             cache = KeyValues(
-                capacity=capacity,
-                lengths=torch.tensor([len(p) for p in chunk], device=device),
-                longest=max(map(len, chunk)),
+                capacity=max(len(prompt) for prompt, _ in chunk) + new,
+                lengths=torch.tensor([len(prompt) for prompt, _ in chunk], device=device),
+                longest=max(map(len, starts)),
             )
-            layout = pack(chunk, device, clusters=self._clusters(chunk), cache=cache)
-            ends = [layout.index(n, len(p) - 1) for n, p in enumerate(chunk)]
-            last.append(self._body(layout).index_select(0, torch.tensor(ends, device=device)))
+            layout = pack(starts, device, clusters=self._clusters(starts), cache=cache)
+            places = [
+                layout.index(n, len(prompt) - 1 + i)
+                for n, (prompt, draft) in enumerate(chunk)
+                for i in range(len(draft) + 1)
+            ]
+            states = self._body(layout).index_select(0, torch.tensor(places, device=device))
+            true = self._true(states, [draft for _, draft in chunk])
+            firsts = itertools.accumulate((len(draft) + 1 for _, draft in chunk[:-1]), initial=0)
+            ends = [first + len(one) for first, one in zip(firsts, true, strict=True)]
+            last.append(states.index_select(0, torch.tensor(ends, device=device)))
+            cache.lengths += torch.tensor([len(one) for one in true], device=device)
+            cache.longest = int(cache.lengths.max())
             parts.append(cache)
-        return joined(parts), torch.cat(last)
+            said += true
+        return joined(parts), torch.cat(last), said
+
+    def _true(self, states: Tensor, drafts: Sequence[Tokens]) -> list[_Said]:
+        """How much of each draft the model says itself, from the hidden states before and behind all its tokens."""
+        if not any(drafts):
+            return [()] * len(drafts)
+        picked: list[tuple[int, float]] = []
+        for some in states.split(CHECKED):
+            picked += zip(*_pick(self._logits(some), 0.0, ()), strict=True)
+        found, first = list[_Said](), 0
+        for draft in drafts:
+            own = picked[first : first + len(draft)]
+            found.append(tuple(pair for pair, _ in itertools.takewhile(_agree, zip(own, draft, strict=True))))
+            first += len(draft) + 1
+        return found
 
     def _clusters(self, prompts: Sequence[Tokens]) -> list[list[int]]:
         """All prompts from one root where they begin alike: a row of the cache must be contiguous."""
@@ -171,13 +222,49 @@ class TorchSampler:
         return head(hidden).float()
 
 
-def _chunks(prompts: Sequence[Tokens]) -> list[list[Tokens]]:
-    """Consecutive prompts, at most PREFILL_TOKENS together."""
-    chunks: list[list[Tokens]] = [[]]
-    for prompt in prompts:
-        if chunks[-1] and sum(map(len, chunks[-1])) + len(prompt) > PREFILL_TOKENS:
+def _together(batch: _Batch | None, entered: _Batch | None) -> _Batch | None:
+    """The rows of both."""
+    if batch is None or entered is None:
+        return batch or entered
+    return _Batch(
+        rows=batch.rows + entered.rows,
+        streams=batch.streams + entered.streams,
+        cache=joined([batch.cache, entered.cache]),
+        hidden=torch.cat([batch.hidden, entered.hidden]),
+    )
+
+
+def _write(
+    replies: list[_Reply], row: int, token: int, logprob: float, sampling: Sampling, on_token: OnToken | None
+) -> bool:
+    """Adds a token to a reply; False when the reply does not go on."""
+    reply = replies[row]
+    reply.logprobs.append(logprob)
+    reply.finished = token in sampling.stop
+    if reply.finished:
+        return False
+    reply.tokens.append(token)
+    if on_token is not None:
+        on_token(row, token)
+    return len(reply.tokens) < sampling.max_new_tokens
+
+
+def _agree(pair: tuple[tuple[int, float], int]) -> bool:
+    (own, _), drafted = pair
+    return own == drafted
+
+
+def _chunks(asked: Sequence[_Asked]) -> list[list[_Asked]]:
+    """Consecutive prompts with their drafts, at most PREFILL_TOKENS together."""
+    chunks: list[list[_Asked]] = [[]]
+    held = 0
+    for prompt, draft in asked:
+        size = len(prompt) + len(draft)
+        if chunks[-1] and held + size > PREFILL_TOKENS:
             chunks.append([])
-        chunks[-1].append(prompt)
+            held = 0
+        chunks[-1].append((prompt, draft))
+        held += size
     return chunks
 
 

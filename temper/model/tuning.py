@@ -10,6 +10,7 @@ one on some machines.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,6 +75,7 @@ def exact() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)  # pyright: ignore[reportArgumentType] - what torch said itself
 
 
+@functools.cache
 def has_units() -> bool:
     """Whether the setting for fast products rounds their factors here."""
     before = torch.get_float32_matmul_precision()

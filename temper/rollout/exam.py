@@ -76,7 +76,12 @@ class _Repeats:
     said: Sequence[Tokens]
 
     def generate(
-        self, prompts: Sequence[Tokens], sampling: Sampling, *, on_token: Callable[[int, int], None] | None = None
+        self,
+        prompts: Sequence[Tokens],
+        sampling: Sampling,
+        *,
+        drafts: Sequence[Tokens] = (),
+        on_token: Callable[[int, int], None] | None = None,
     ) -> list[Completion]:
         """One of the replies per prompt, in order."""
         assert len(prompts) == len(self.said), "the probe has asked another number of questions"

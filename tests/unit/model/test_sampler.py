@@ -121,15 +121,76 @@ def test_no_pass_is_made_when_every_row_has_ended(models: Mapping[str, Path], sa
     assert [(r.tokens, r.finished, len(r.logprobs)) for r in replies] == [((), True, 1)] * len(prompts)
 
 
-def counted(sampler: TorchSampler, prompts: Prompts, sampling: Sampling) -> tuple[list[Any], list[int]]:
+def counted(
+    sampler: TorchSampler, prompts: Prompts, sampling: Sampling, drafts: Prompts | None = None
+) -> tuple[list[Any], list[int]]:
     """The replies, and how many tokens each forward pass saw."""
     passes: list[int] = []
     embeddings = sampler.model.get_input_embeddings()
     assert isinstance(embeddings, torch.nn.Module)
     handle = embeddings.register_forward_hook(lambda _module, inputs, _out: passes.append(inputs[0].shape[1]))
-    replies = sampler.generate(prompts, sampling)
+    replies = sampler.generate(prompts, sampling, drafts=drafts or ())
     handle.remove()
     return replies, passes
+
+
+def drafted(own: Prompts, kind: str) -> Prompts:
+    """What replies might be, made from what they are."""
+    other = [(*reply[:4], (reply[4] + 1) % plain.VOCABULARY, *reply[5:]) for reply in own]
+    match kind:
+        case "right":
+            return own
+        case "longer":
+            return [(*reply, 3, 4, 5) for reply in own]
+        case "half":
+            return other
+        case "wrong":
+            return [((reply[0] + 1) % plain.VOCABULARY, *reply[1:]) for reply in own]
+        case _:
+            return [own[0], (), other[2], other[3], (1,)]
+
+
+@pytest.mark.parametrize("kind", ["right", "longer", "half", "wrong", "mixed"])
+@pytest.mark.parametrize("prompts", [unlike(), shared()], ids=["unlike", "shared"])
+@pytest.mark.parametrize("shape", plain.EVERY_SHAPE)
+def test_drafts_do_not_change_what_is_said(models: Mapping[str, Path], shape: str, prompts: Prompts, kind: str) -> None:
+    sampler = plain.sampler_of(models[shape])
+    free = [reply.tokens for reply in sampler.generate(prompts, Sampling(max_new_tokens=9))]
+    for stop in ((), (free[0][3], free[2][6])):
+        sampling = Sampling(max_new_tokens=9, stop=stop)
+        expected = sampler.generate(prompts, sampling)
+        found = sampler.generate(prompts, sampling, drafts=drafted(free, kind))
+        for one, own in zip(found, expected, strict=True):
+            assert (one.tokens, one.finished) == (own.tokens, own.finished)
+            assert one.logprobs == pytest.approx(own.logprobs, abs=1e-4)
+
+
+def test_a_reply_that_was_foreseen_takes_one_pass(sampler: TorchSampler) -> None:
+    """Five replies of six; when the fifth token is another, it and the sixth are written."""
+    prompts = unlike()
+    sampling = Sampling(max_new_tokens=6)
+    own = [reply.tokens for reply in sampler.generate(prompts, sampling)]
+    told: list[tuple[int, int]] = []
+    _, passes = counted(sampler, prompts, sampling, own)
+    assert passes == [sum(map(len, prompts)) + 6 * 5]
+    _, passes = counted(sampler, prompts, sampling, drafted(own, "half"))
+    assert passes[1:] == [len(prompts)]  # the fifth is known by then; it leads to the sixth
+    sampler.generate(prompts, sampling, drafts=own, on_token=lambda at, token: told.append((at, token)))
+    assert sorted(told) == sorted((at, token) for at, reply in enumerate(own) for token in reply)
+
+
+def test_drafts_that_do_not_come_true_are_given_up(sampler: TorchSampler) -> None:
+    rng = random.Random(3)
+    prompts = [tuple(plain.words(rng, 5)) for _ in range(ROWS + 4)]
+    own = [reply.tokens for reply in sampler.generate(prompts, Sampling(max_new_tokens=6))]
+    _, passes = counted(sampler, prompts, Sampling(max_new_tokens=6), drafted(own, "wrong"))
+    assert passes == [(5 + 6) * ROWS, *[ROWS] * 5, 5 * 4, *[4] * 5]
+
+
+def test_a_sample_is_drawn_whatever_was_foreseen(sampler: TorchSampler) -> None:
+    sampling = Sampling(max_new_tokens=6, temperature=1.0, seed=3)
+    expected = sampler.generate(unlike(), sampling)
+    assert sampler.generate(unlike(), sampling, drafts=[reply.tokens for reply in expected]) == expected
 
 
 def test_a_prompt_that_is_answered_eight_times_is_computed_once(sampler: TorchSampler) -> None:

@@ -56,6 +56,7 @@ class Table:
     generated: int = 0
     groups: list[int] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
+    drafts: Sequence[tuple[int, ...]] = ()
 
     def logprobs(self, datums: Sequence[Any]) -> list[tuple[float, ...]]:
         self.scored += len(datums)
@@ -69,9 +70,12 @@ class Table:
             for d in datums
         ]
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[tuple[int, ...]], sampling: Sampling, *, drafts: Sequence[tuple[int, ...]] = ()
+    ) -> list[Completion]:
         self.generated += len(prompts)
         self.samplings.append(sampling)
+        self.drafts = drafts
         texts = [self.replies.get(self.words.decode(p), "") for p in prompts]
         return [Completion(tokens=self.words.text(t), logprobs=(), finished=self.finished) for t in texts]
 

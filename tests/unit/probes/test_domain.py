@@ -67,6 +67,14 @@ def test_json_probe_scores_the_value_and_shows_validity_and_fields_beside():
     assert (outcomes[1].prompt, outcomes[1].reference, outcomes[1].reply) == ("q2", gold, '{"call": "on"}')
 
 
+def test_the_sampler_is_told_the_right_answers_to_the_end_of_turn():
+    model = Table(Words())
+    items = [{"id": "1", "prompt": "two and two", "reference": "4"}, {"id": "2", "prompt": "why", "reference": ""}]
+    exact(model.policy, model.words, SPEC, items)
+    assert [model.words.decode(draft) for draft in model.drafts] == ["4", ""]
+    assert model.drafts[0] == (*model.words.text("4"), *model.words.end_tokens)
+
+
 def test_metric_follows_from_the_rows():
     words = Words()
     assert domain_probe("e", rows(*['{"a": 1}'] * 40), words).spec.kind == "json"
