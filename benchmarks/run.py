@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import choice, data, generation, grpo, reached, sft
+from benchmarks import choice, data, floor, generation, grpo, reached, sft
 from benchmarks.harness import RESULTS, Figure, show, write
 
 Measure = Callable[[str, Path, argparse.Namespace], list[Figure]]
@@ -21,6 +21,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
     "sft-lora-r16": sft.measure, "sft-full": sft.measure, "sft-lora-r16-system": sft.measure,
     "grpo-lora-r16": grpo.measure, "generation": generation.measure, "choice-piqa": choice.measure,
     "reached-lora-r16": reached.measure, "reached-full": reached.measure, "data": data.measure,
+    "floor-choice": floor.measure, "floor-generation": floor.measure,
 }  # fmt: skip
 
 
