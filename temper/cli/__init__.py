@@ -8,13 +8,22 @@ imported inside the verb, so that help and a refused recipe come at once.
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from temper import __version__
 from temper.cli import chat, check, evaluate, export, init, report, run, search
 from temper.cli.faults import clearly
 
 __all__ = ["app", "main"]
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"temper {__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="temper",
@@ -32,6 +41,15 @@ app.command("search")(clearly(search.search))
 app.command("report")(clearly(report.report))
 app.command("chat")(clearly(chat.chat))
 app.command("export")(clearly(export.export))
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Read before any verb."""
 
 
 def main() -> None:

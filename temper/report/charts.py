@@ -184,7 +184,7 @@ def _labels(frame: svg.Frame, marks: Sequence[Mark]) -> Markup:
     taken = [(_at(frame, m)[0] - 8, _at(frame, m)[0] + 8, _at(frame, m)[1]) for m in marks]
     words = []
     for mark in sorted(marks, key=lambda m: (not m.is_chosen, not m.is_base, not m.confirmed, -m.step)):
-        label = "base" if mark.is_base else f"{mark.step}" + (f" at {mark.alpha:g}" if mark.alpha != 1.0 else "")
+        label = "base" if mark.is_base else position("", mark.step, mark.alpha, mark.label).removeprefix("step ")
         label = f"chosen: {label}" if mark.is_chosen else label
         x, y = _at(frame, mark)
         width = 7.2 * len(label)

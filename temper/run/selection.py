@@ -136,7 +136,7 @@ class Judge:
     def tell(self, selection: Selection) -> None:
         """Writes down why confirmed candidates were passed over, in place of what was said of each by itself."""
         for other in selection.not_taken:
-            if other.point.confirmed:
+            if other.point.confirmed and (other.able, other.reason) != self._by_itself(other.point):
                 self.context.log(self._candidate(other.point, other.reason, keeps=other.able))
 
     def _collapse(self, point: Point, full: Sequence[Measured], drop: Drop) -> str:
@@ -156,13 +156,17 @@ class Judge:
         return Where(checkpoint=checkpoint.id, stage=self.stage, step=checkpoint.step, alpha=checkpoint.alpha)
 
     def _logged(self, point: Point) -> Point:
+        keeps, told = self._by_itself(point)
+        told = f"{point.made}; {told}" if point.made else told
+        self.context.log(self._candidate(point, told, keeps=keeps))
+        return point
+
+    def _by_itself(self, point: Point) -> tuple[bool, str]:
+        """Whether a candidate keeps what it has to when nothing else is tried, and what there is to say of it."""
         assert point.drop is not None
         keeps, reason = eligible(point.drop, self.context.tolerance, self.context.floors)
         beaten = not_better(point, self.aim)
-        parts = (point.made, beaten, reason, point.collapsed)
-        told = "; ".join(part for part in parts if part)
-        self.context.log(self._candidate(point, told, keeps=keeps and not beaten))
-        return point
+        return keeps and not beaten, "; ".join(part for part in (beaten, reason, point.collapsed) if part)
 
     def _candidate(self, point: Point, reason: str, *, keeps: bool) -> Candidate:
         drop = point.drop

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from temper import __version__
 from tests.unit.cli.world import Ended, make_world, temper, write_rows
 
 
@@ -30,6 +31,10 @@ def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setenv("TEMPER_CACHE", str(folder / "cache"))
         patch.chdir(folder)
         yield World(folder=folder, recipe=recipe, run=Path("runs") / folder.name, ended=temper("run", recipe))
+
+
+def test_the_version_is_told() -> None:
+    assert temper("--version").out == f"temper {__version__}\n"
 
 
 @pytest.mark.slow

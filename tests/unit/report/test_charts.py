@@ -53,6 +53,14 @@ def test_every_mark_of_the_frontier_names_its_checkpoint_on_hover() -> None:
     assert f"{STAGE}, step 120 at alpha 0.8" in picture
 
 
+def test_weights_made_of_several_are_not_named_like_the_last_of_them() -> None:
+    """The mean of two checkpoints is written down under the step of the later one."""
+    trained, mean = mark(), mark(label="01-sft/step-000040-mean-2", domain=0.3, is_chosen=True)
+    picture = frontier({"run": [trained, mean]}, tolerance=0.01)
+    assert ">chosen: 40 (mean of 2)<" in picture
+    assert ">40<" in picture
+
+
 def test_two_runs_from_the_same_base_share_its_mark_and_differ_in_colour() -> None:
     one, other = marks(sort_log(run_events())), marks(sort_log(run_events(harm=0.5)))
     picture = frontier({"careful": one, "naive": other}, tolerance=0.01)

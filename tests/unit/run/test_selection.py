@@ -159,3 +159,5 @@ def test_a_confirmed_candidate_that_is_passed_over_says_why(world: World) -> Non
     for other in passed:
         assert last[other.point.checkpoint].reason == other.reason
         assert last[other.point.checkpoint].eligible == other.able
+    told = [(c.checkpoint, c.split, c.reason) for c in of(judge.context.folder.events(), Candidate)]
+    assert len(told) == len(set(told)), "nothing is said twice"
