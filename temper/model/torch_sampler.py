@@ -188,7 +188,8 @@ class TorchSampler:
         found, first = list[_Said](), 0
         for draft in drafts:
             own = picked[first : first + len(draft)]
-            found.append(tuple(pair for pair, _ in itertools.takewhile(_agree, zip(own, draft, strict=True))))
+            same = itertools.takewhile(lambda pair: pair[0][0] == pair[1], zip(own, draft, strict=True))
+            found.append(tuple(said for said, _ in same))
             first += len(draft) + 1
         return found
 
@@ -247,11 +248,6 @@ def _write(
     if on_token is not None:
         on_token(row, token)
     return len(reply.tokens) < sampling.max_new_tokens
-
-
-def _agree(pair: tuple[tuple[int, float], int]) -> bool:
-    (own, _), drafted = pair
-    return own == drafted
 
 
 def _chunks(asked: Sequence[_Asked]) -> list[list[_Asked]]:
