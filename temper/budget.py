@@ -86,6 +86,15 @@ class Ledger:
         return self.charged_seconds + self.clock() - self.opened
 
     @property
+    def seconds_left(self) -> float:
+        """Until a limit on time is reached; infinite where there is none."""
+        limits = [
+            60 * self.budget.minutes if self.budget.minutes is not None else math.inf,
+            3600 * self.budget.gpu_hours / self.devices if self.budget.gpu_hours is not None else math.inf,
+        ]
+        return min(limits) - self.seconds
+
+    @property
     def left_fraction(self) -> float:
         """What is left of the limit that binds first: 1 at the start, 0 when it is reached; 1 without any limit."""
         used = [

@@ -44,7 +44,7 @@ from temper.run.pilots import calibrate, with_values
 from temper.run.prepare import Prepared, Tuned, prepare, train_spec
 from temper.run.selection import LINES_AT_MOST, Judge
 from temper.run.stage import StageRun, tidy
-from temper.run.timing import Measured
+from temper.run.timing import Measured, to_come
 from temper.techniques.cpt import on_same_bytes, trained_instead, without_new_tokens
 from temper.techniques.entry import enter
 from temper.techniques.inventory import shares
@@ -230,6 +230,7 @@ class _Fold:
         work = StageRun(
             context=context, stage=stage, plan=self.prepared.plan_of(index, stage), start=start, policy=trained,
             judge=judge, ledger=ledger, past=past, heard=heard,
+            to_come=partial(to_come, self.prepared.resolved.stages[index + 1 :], self.prepared.facts[index + 1 :]),
         )  # fmt: skip
         technique = self.prepared.recipe.stages[index]
         if isinstance(technique, RFT) and isinstance(stage, ResolvedRFT):

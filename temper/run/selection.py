@@ -6,7 +6,9 @@ What is decided here is decided by `decide.promise` and `decide.frontier`; what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from temper.decide.drop import Drop, general_drop
@@ -187,21 +189,35 @@ def saved_event(context: Context, stage: str, checkpoint: Checkpoint) -> Checkpo
     )  # fmt: skip
 
 
-def select(judge: Judge, screened: Sequence[Point], *, stopped: bool) -> Selection:
-    """Confirms candidates until no look is worth its price, and chooses.
+def select(
+    judge: Judge,
+    screened: Sequence[Point],
+    *,
+    stopped: bool,
+    seconds_left: Callable[[float], float] = lambda _look: math.inf,
+) -> Selection:
+    """Confirms candidates until no look is worth its price or there is no time for one, and chooses.
 
-    Lines are drawn where no trained checkpoint is hopeful any more, and then form a wave of their own.
+    Lines are drawn where no trained checkpoint is hopeful any more, and then form a wave of their own. One candidate is
+    confirmed whatever time is left: without it, what was trained is lost. `seconds_left` says how much there is beside
+    all that follows, given what a full look takes.
     """
     aim = judge.aim
     points, drawn = list(screened), list[str]()
     average = mean_of_last(screened, aim)
     points += _screened(judge, [[average]] if average else [], wave=0)
-    confirmed: list[Point] = []
+    confirmed, look = list[Point](), 0.0
     while len(confirmed) < CONFIRMED_AT_MOST:
+        if confirmed and seconds_left(look) < look:
+            text = f"there is no time for another full look; the choice is made from {len(confirmed)}"
+            judge.context.log(Noticed(where="budget", text=text))
+            break
         known = [*points, *confirmed]
         point = next_to_confirm(known, aim)
         if point is not None:
+            began = time.monotonic()
             confirmed.append(judge.confirm(point))
+            look = max(look, time.monotonic() - began)  # one that an earlier sitting has taken takes no time
             continue
         line = next_line(known, aim, drawn=drawn) if len(drawn) < LINES_AT_MOST else None
         if line is None:

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from temper.budget import Ledger
@@ -57,6 +57,8 @@ class StageRun:
     """Events of the run so far that still hold; the context adds each that is logged."""
     looks: list[Look] = dataclasses.field(default_factory=list)
     """What the guard has seen so far."""
+    to_come: Callable[[float], float] = lambda _look: 0.0
+    """Seconds that what follows the stage takes, given what a full look takes."""
     points: list[Point] = dataclasses.field(default_factory=list)
     """The candidates screened so far."""
     trained: int = 0
@@ -187,7 +189,10 @@ class StageRun:
         return True
 
     def _best(self, points: Sequence[Point], stopped: bool) -> Choice:
-        selection = select(self.judge, points, stopped=stopped)
+        def seconds_left(look: float) -> float:
+            return self.ledger.seconds_left - self.to_come(look)
+
+        selection = select(self.judge, points, stopped=stopped, seconds_left=seconds_left)
         return self._choice(selection)
 
     def _choice(self, selection: Selection) -> Choice:

@@ -13,7 +13,8 @@ from temper.losses import Term
 from temper.model.protocol import Policy, Sampling
 from temper.probes import kinds, suites
 from temper.probes.base import Item, Probe, ProbeSpec, messages_of, take
-from temper.recipe.resolve import ResolvedStage
+from temper.recipe.facts import Facts
+from temper.recipe.resolve import ResolvedStage, step_tokens
 from temper.techniques.inventory import Inventory
 
 SPEED_ROWS = 512
@@ -22,8 +23,8 @@ SPEED_TOKENS = 2048
 TRIAL_ROWS = 16
 TRIAL_NEW = 12
 """Tokens generated per row of the trial."""
-CONFIRMED = 3
-"""Whole measurements that a choice takes in most cases; six at most."""
+CONFIRMED = 2
+"""Whole measurements of a choice for which time is kept; it takes one to six, and ends when there is no more time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,19 @@ def probing_seconds(questions: Questions, stages: Sequence[ResolvedStage], speed
     looks = sum(stage.checkpoints for stage in stages)
     confirmed = CONFIRMED * len(stages)
     return (1 + looks) * (quick + exam) + (1 + confirmed) * whole + 2 * (whole + exam_test)
+
+
+def to_come(stages: Sequence[ResolvedStage], facts: Sequence[Facts], look: float) -> float:
+    """Seconds of what follows a stage, at least: later stages with one full look each, and the test split, twice read.
+
+    Args:
+        stages: Those that follow.
+        facts: Of each, with the speed that was timed.
+        look: Seconds of a full look.
+    """
+    tokens = [stage.steps * step_tokens(stage, fact) for stage, fact in zip(stages, facts, strict=True)]
+    training = sum(t / f.tokens_per_second for t, f in zip(tokens, facts, strict=True) if f.tokens_per_second)
+    return training + (len(stages) + 2) * look
 
 
 def exam_seconds(questions: Questions, split: Split, speed: Answering) -> float:

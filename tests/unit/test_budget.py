@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from temper.budget import Budget, Duration, Ledger
@@ -71,6 +73,14 @@ def test_the_limit_that_binds_first_decides():
     ledger = Ledger.open(Budget(minutes=10, tokens=100), clock).charge(tokens=80)
     clock.now += 60
     assert ledger.left_fraction == pytest.approx(0.2)
+
+
+def test_the_time_that_is_left_is_that_of_the_limit_that_binds_first():
+    now = [0.0]
+    ledger = Ledger.open(Budget(minutes=10, gpu_hours=0.5), lambda: now[0], devices=4).charge(seconds=30.0)
+    now[0] = 70.0
+    assert ledger.seconds_left == 0.5 * 3600 / 4 - 100.0  # 450 s on four devices, before 600 s
+    assert Ledger.open(Budget(tokens=5), lambda: now[0]).seconds_left == math.inf
 
 
 def test_no_limit_is_never_spent():

@@ -119,6 +119,25 @@ def test_a_floor_stands_in_the_way_of_what_keeps_the_tolerance(world: World) -> 
     assert any("(floor 0.1 %" in other.reason for other in bound.not_taken)
 
 
+def test_the_choice_ends_when_there_is_no_time_for_another_look(world: World) -> None:
+    """Two are worth a full look where time does not count; one is looked at in any case."""
+    judge = judge_of(world, prefer="general", tolerance=0.9)
+    points = train(judge, steps=6, every=3)
+    whole = select(judge, points, stopped=False)
+    assert sum(other.point.confirmed for other in whole.not_taken) + 1 == 2
+    asked: list[float] = []
+
+    def seconds_left(look: float) -> float:
+        asked.append(look)
+        return look / 2
+
+    one = select(judge, points, stopped=False, seconds_left=seconds_left)
+    assert sum(other.point.confirmed for other in one.not_taken) + (one.point is not None) == 1
+    assert asked and asked[0] > 0
+    (told,) = [e for e in of(judge.context.folder.events(), Noticed) if e.where == "budget"]
+    assert told.text == "there is no time for another full look; the choice is made from 1"
+
+
 def fields(context: Context) -> Mapping[str, Any]:
     return {name: getattr(context, name) for name in Context.__slots__}  # pyright: ignore[reportAttributeAccessIssue]
 
