@@ -186,11 +186,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=sorted(KINDS), default=sorted(KINDS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=Setting().steps)
+    parser.add_argument("--threads", type=int, help="measured where not given")
     asked = parser.parse_args()
     setting = Setting(model=asked.model, steps=asked.steps)
     made: Callable[[], Backend] = registry.load("backend", "torch")
     backend = made()
-    backend.tune()
+    backend.tune(asked.threads)
     base = backend.locate(asked.model)
     done = {(r.task, r.seed, r.setting) for r in read()}
     for seed in range(asked.seeds):
@@ -202,7 +203,10 @@ def main() -> None:
             shutil.rmtree(folder)
             with RESULTS.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(result)) + "\n")
-            print(f"{name} seed {seed}: {result.verdict}, predicted {result.predicted:.2f}, gained {result.gain:+.2f}")
+            print(
+                f"{name} seed {seed}: {result.verdict}, predicted {result.predicted:.2f}, gained {result.gain:+.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
