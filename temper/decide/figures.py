@@ -54,7 +54,11 @@ class Figures:
 
 
 def measure(evidence: Evidence, *, high: float, failed: float) -> Figures:
-    """The figures of some evidence; a reply with a reward of `high` whose metric is below `failed` is hollow."""
+    """The figures of some evidence.
+
+    A reply is hollow that fails the metric, below `failed`, and earns as much as the right answer; `high`, where no
+    right answer was graded. A reward in parts may pay much for nearly all of them, as long as all pay more.
+    """
     graded = evidence.graded
     tries = [t for task in evidence.tried for t in task.tries]
     fewest = min((len(t.rewards) for t in graded), default=0)
@@ -107,8 +111,9 @@ def mean(values: Sequence[float]) -> float:
 
 
 def _hollow(graded: Sequence[Tried], high: float, failed: float) -> Iterator[str]:
-    """The task of every reply that earns much and fails the probe."""
+    """The task of every reply that earns what a success earns and fails the probe."""
     for task in graded:
+        success = high if task.gold is None or task.gold.reward is None else max(high, task.gold.reward - SAME)
         for t in task.tries:
-            if t.reward is not None and t.metric is not None and t.reward >= high and t.metric < failed:
+            if t.reward is not None and t.metric is not None and t.reward >= success and t.metric < failed:
                 yield task.task

@@ -51,7 +51,8 @@ class Limits:
     agreement: float = 0.7
     """Least agreement with the domain probe (AUC). Ours (methods 4)."""
     high: float = 0.9
-    """Reward that claims success; no such rollout may fail the probe. AWS: none may score higher than on the eval."""
+    """Reward that claims success where no right answer was graded; no such rollout may fail the probe. AWS: none may
+    score higher than on the eval."""
     failed: float = 0.5
     """Metric of the probe below which a reply has failed."""
     trick: float = 0.2

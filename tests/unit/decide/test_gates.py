@@ -185,6 +185,17 @@ def test_one_high_reward_for_a_failed_reply_refuses_the_reward() -> None:
     assert report.reasons == ("a high reward where the domain probe says failed: t0",)
 
 
+def test_a_reward_in_parts_may_pay_much_for_a_near_miss() -> None:
+    """0.93 for six fields of seven where all seven earn 1; without a right answer to compare, 0.93 claims success."""
+    sound = evidence(MIXED)
+    first, *rest = sound.tried[0].tries
+    near = replace(sound.tried[0], tries=(replace(first, reward=0.93, metric=0.0), *rest))
+    report = gate(replace(sound, tried=(near, *sound.tried[1:])))
+    assert (report.verdict, report.hollow) == ("GO", 0)
+    alone = gate(replace(sound, tried=(replace(near, gold=None), *sound.tried[1:])))
+    assert (alone.verdict, alone.hollow) == ("FIX REWARD", 1)
+
+
 def test_a_reward_that_prefers_what_the_probe_does_not_is_refused() -> None:
     """Rewards of 0.8 for wrong replies and 0.2 for right ones: never high enough to be called a success."""
     turned = with_tries(evidence(MIXED), lambda t: replace(t, reward=0.8 - 0.6 * (t.metric or 0.0)))
