@@ -40,7 +40,8 @@ from temper.train import train
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 ROWS, HELD_OUT, TRIES = 160, 48, 4
-"""Tasks of a kind, how many of them are held out, and how often each of those is tried before and after."""
+"""Tasks of a kind, how many of them are held out (a third, where there are few), and how often each of those is tried
+before and after."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,8 @@ def study(backend: Backend, base: Base, name: str, *, seed: int, setting: Settin
     began, renderer = time.monotonic(), Renderer.load(base.folder)
     policy = backend.open(base.checkpoint, TrainSpec(rank=setting.rank, seed=seed))
     found = tasks(name, ROWS, seed=seed)
-    aside, learnt = found[:HELD_OUT], found[HELD_OUT:]
+    cut = min(HELD_OUT, len(found) // 3)
+    aside, learnt = found[:cut], found[cut:]
     asking = Asking(
         max_new_tokens=KINDS[name].max_new_tokens, temperature=setting.temperature,
         reward=load_reward(KINDS[name].reward),

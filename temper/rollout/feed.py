@@ -185,6 +185,11 @@ class RolloutFeed:
         by_id = {task.id: task for task in drill.tasks}
         judged = gate.recall(self.site.folder, by_id, drill.asking)
         self.tasks = {id: task for id, task in by_id.items() if id not in judged.dropped}
+        if not self.tasks:
+            raise RecipeError(
+                f"stage {drill.stage}: no task is left to train on, of {len(by_id)}; expected some that the gate keeps"
+                " and that are not held out; add tasks"
+            )
         levels = {id: str(task.get(drill.level, "")) for id, task in self.tasks.items()} if drill.level else None
         self.beliefs = begin(list(self.tasks), levels=levels)
         usable = [group for group in judged.groups if group.task.id in self.tasks]

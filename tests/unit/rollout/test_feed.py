@@ -138,6 +138,12 @@ def test_tasks_that_teach_nothing_end_with_a_remedy(bench: Bench, write_reward: 
     assert len(of(bench.log, RolloutStep)) == 1, "what was asked for nothing is in the log"
 
 
+def test_a_stage_without_a_task_is_refused(bench: Bench):
+    """It looked for tasks to roll out for ever."""
+    with pytest.raises(RecipeError, match=r"stage 01-rft: no task is left to train on, of 0; .* add tasks"):
+        run(bench, replace(DRILL, tasks=()), 2)
+
+
 def test_solved_tasks_end_the_stage_early(bench: Bench, write_reward: Callable[[str], Reward]):
     asking = Asking(max_new_tokens=4, reward=write_reward("return 1.0"))
     assert run(bench, replace(DRILL, asking=asking), 5) == []
