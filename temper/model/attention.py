@@ -31,6 +31,8 @@ from temper.model.layout import KeyValues, Layout, Spans, pack
 NAME = "temper_packed"
 SMALL_SCORES = 1_500_000
 """Scores per layer (rows x heads x queries x keys) up to which they are kept for backward: 6 MB a layer."""
+CHUNK_SCORES = 500_000
+"""Scores per chunk of rows where nothing is kept: 2 MB stay in the caches of a core."""
 HALF = (torch.bfloat16, torch.float16)
 LARGEST_HEAD = 256
 """Of the variable-length kernel."""
@@ -170,12 +172,24 @@ def _over_spans(query: Tensor, key: Tensor, value: Tensor, spans: Spans, scale: 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seen: Tensor, scale: float) -> Tensor:
     """[rows, heads, width, d]; `seen` says what `mask` says, also where `mask` is None for plain causal."""
-    if q.device.type == "cpu" and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= SMALL_SCORES:
+    scores = q.shape[1] * q.shape[2] * k.shape[2]
+    if q.device.type == "cpu" and q.shape[0] * scores <= SMALL_SCORES:
         return _Grouped.apply(q, k, v, seen, scale)  # pyright: ignore[reportReturnType]
+    if q.device.type == "cpu" and scores <= CHUNK_SCORES and not torch.is_grad_enabled():
+        return _in_chunks(q, k, v, seen, scale, size=CHUNK_SCORES // scores)
     k, v = _repeat(k, q.shape[1]), _repeat(v, q.shape[1])
     attention = torch.nn.functional.scaled_dot_product_attention
     with tuning.by_blas():  # its small products took oneDNN nearly twice as long
         return attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+
+
+def _in_chunks(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float, *, size: int) -> Tensor:
+    """Many short rows of which nothing is kept, `size` at a time."""
+    out = torch.empty_like(q)
+    for first in range(0, len(q), size):
+        rows = slice(first, first + size)
+        out[rows] = _Grouped.apply(q[rows], k[rows], v[rows], seen if seen.dim() == 2 else seen[rows], scale)
+    return out
 
 
 class _Grouped(torch.autograd.Function):
