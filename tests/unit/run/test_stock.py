@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from temper import registry
 from temper.data import fetch
 from temper.events import Measurement
+from temper.recipe.resolve import step_tokens
 from temper.run.estimate import estimate
 from temper.run.prepare import Prepared, prepare
 from temper.run.stock import advice, measure_base, score, stock
+from temper.run.timing import to_come
 
 if TYPE_CHECKING:
     from tests.fakes.world import World
@@ -94,3 +97,13 @@ def test_the_score_is_the_mean_over_probes_with_its_interval() -> None:
 def test_bits_per_byte_are_no_score() -> None:
     assert score([_answers(3.0, 4.0, method="loss")]) is None
     assert score([]) is None
+
+
+def test_what_follows_a_stage_takes_its_training_its_looks_and_the_test_split(world: World) -> None:
+    prepared = _prepared(world, {"steps": 10}, {"steps": 4})
+    stages = prepared.resolved.stages[1:]
+    facts = [replace(fact, tokens_per_second=50.0) for fact in prepared.facts[1:]]
+    training = 4 * step_tokens(stages[0], facts[0]) / 50.0
+    assert to_come((), (), 30.0) == 60.0  # the base and the result on the test split
+    assert to_come(stages, facts, 30.0) == pytest.approx(training + 90.0)
+    assert training > 0
