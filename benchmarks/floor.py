@@ -1,8 +1,8 @@
 """How near scoring and generating come to what their products alone take, each of them computed as temper computes it.
 
 The products are timed alone, the decoder's in bfloat16 where that was chosen and the head in float32, at the number of
-rows that the work has, in turns with the work, in one process. Nothing that computes the same products can be faster,
-whoever writes it; attention, norms, softmax and Python count as time, not as work.
+rows that the work has, in turns with the work, in one process. Nothing that computes the same products in the same
+precision can be faster; attention, norms, softmax and Python count as time, not as work.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.generation import prompts_of
 from benchmarks.harness import Figure, child, figure
 from benchmarks.peers import report
-from benchmarks.reached import products
+from benchmarks.reached import body_seconds, product_seconds, products
 
 ITEMS, PROMPTS, FIRST, LAST = 100, 32, 4, 28
 """Items of PIQA; prompts, and the new tokens between which generating is timed, so that prompts are not."""
@@ -34,26 +34,6 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Figure
     ours, floor = ([1.0 / one[key] for one in found] for key in ("seconds", "floor"))
     unit = {"choice": "times/s", "generation": "steps/s"}[name.removeprefix("floor-")]
     return [figure(name, unit, ours, floor, better="more", peer_name=f"its products alone ({found[0]['precision']})")]
-
-
-def product_seconds(shape: tuple[int, int], rows: int, *, half: bool) -> float:
-    """The best of four products of `rows` inputs with a weight of [outputs, inputs]."""
-    import torch
-
-    kind = torch.bfloat16 if half else torch.float32
-    x, weight = torch.randn(rows, shape[1], dtype=kind), torch.randn(shape, dtype=kind)
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.mm(x, weight.T)
-        best = min(best, time.perf_counter() - started)
-    return best
-
-
-def body_seconds(model: Any, rows: int, *, half: bool) -> float:
-    """The decoder's products alone."""
-    shapes: Sequence[tuple[int, int]] = products(model)  # pyright: ignore[reportAssignmentType]
-    return sum(shapes.count(shape) * product_seconds(shape, rows, half=half) for shape in sorted(set(shapes)))
 
 
 def choice(policy: Any, folder: Path, *, half: bool) -> tuple[Callable[[], float], Floor]:
@@ -77,10 +57,9 @@ def choice(policy: Any, folder: Path, *, half: bool) -> tuple[Callable[[], float
         return time.perf_counter() - started
 
     def floor() -> float:
-        head = tuple(policy.learner.model.get_output_embeddings().weight.shape)
-        return body_seconds(policy.learner.model, 1024, half=half) * tokens / 1024 + (
-            product_seconds(head, 256, half=False) * targets / 256
-        )
+        model = policy.learner.model
+        head = product_seconds(tuple(model.get_output_embeddings().weight.shape), 256) * targets / 256
+        return body_seconds(products(model), 1024, half=half) * tokens / 1024 + head
 
     return work, floor
 
@@ -102,8 +81,8 @@ def generation(policy: Any, folder: Path, *, half: bool) -> tuple[Callable[[], f
         return (until(LAST) - first) / (LAST - FIRST)
 
     def floor() -> float:
-        head = tuple(model.get_output_embeddings().weight.shape)
-        return body_seconds(model, PROMPTS, half=half) + product_seconds(head, PROMPTS, half=False)
+        head = product_seconds(tuple(model.get_output_embeddings().weight.shape), PROMPTS)
+        return body_seconds(products(model), PROMPTS, half=half) + head
 
     return work, floor
 

@@ -41,24 +41,31 @@ def products(model: Any) -> Sequence[Shape]:
 
 
 def gemm_rate(shapes: Sequence[Shape], tokens: int) -> float:
-    """Operations per second of a forward pass that is nothing but float32 products; each shape's best of four."""
-    import torch
-
+    """Operations per second of a forward pass that is nothing but float32 products."""
     from temper.model import tuning
 
-    seconds = operations = 0.0
-    for shape in sorted(set(shapes)):
-        x, weight = torch.randn(tokens, shape[1]), torch.randn(shape)
-        best = float("inf")
-        with tuning.exact():
-            for _ in range(4):
-                started = time.perf_counter()
-                torch.mm(x, weight.T)
-                best = min(best, time.perf_counter() - started)
-        count = shapes.count(shape)
-        seconds += count * best
-        operations += count * 2.0 * tokens * shape[0] * shape[1]
-    return operations / seconds
+    with tuning.exact():
+        seconds = body_seconds(shapes, tokens)
+    return sum(2.0 * tokens * outputs * inputs for outputs, inputs in shapes) / seconds
+
+
+def body_seconds(shapes: Sequence[Shape], rows: int, *, half: bool = False) -> float:
+    """Of a forward pass that is nothing but products."""
+    return sum(shapes.count(shape) * product_seconds(shape, rows, half=half) for shape in sorted(set(shapes)))
+
+
+def product_seconds(shape: Shape, rows: int, *, half: bool = False) -> float:
+    """The best of four products of `rows` inputs with a weight, in bfloat16 where `half`."""
+    import torch
+
+    kind = torch.bfloat16 if half else torch.float32
+    x, weight = torch.randn(rows, shape[1], dtype=kind), torch.randn(shape, dtype=kind)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        torch.mm(x, weight.T)
+        best = min(best, time.perf_counter() - started)
+    return best
 
 
 def tokens_computed(learner: Any, batch: Sequence[Any]) -> int:

@@ -41,7 +41,8 @@ def main() -> None:
     more = [f"seed={asked.seed}", *asked.set]
     rft: Path = asked.rft or train(EXAMPLE / "temper.yaml", asked.out / f"rft-{asked.seed}", more)
     sft = train(imitating(asked.out / f"recipe-{asked.seed}"), asked.out / f"sft-{asked.seed}", more)
-    rewarded, imitated = chosen(rft), nearest(sft, chosen(rft)["domain"])
+    rewarded = chosen(rft)
+    imitated = nearest(sft, rewarded["domain"])
     paths = {"rft": rft / rewarded["path"], "sft": sft / imitated["path"]}
     result: dict[str, Any] = {"seed": asked.seed, "steps": {"rft": rewarded["step"], "sft": imitated["step"]}}
     for name, path in paths.items():
@@ -79,17 +80,21 @@ def train(recipe: Path, out: Path, more: Sequence[str]) -> Path:
     return out
 
 
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    """What a run has logged of a kind."""
+    found = map(json.loads, (run / "events.jsonl").read_text(encoding="utf-8").splitlines())
+    return [e for e in found if e["kind"] == kind]
+
+
 def candidates(run: Path) -> list[dict[str, Any]]:
     """The candidates of a run's last stage."""
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = [e for e in events if e["kind"] == "candidate"]
+    found = events(run, "candidate")
     return [e for e in found if e["stage"] == max(e["stage"] for e in found)]
 
 
 def chosen(run: Path) -> dict[str, Any]:
     """The candidate that the last stage handed on."""
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
-    name = [e["checkpoint"] for e in events if e["kind"] == "choice"][-1]
+    name = events(run, "choice")[-1]["checkpoint"]
     found = [e for e in candidates(run) if e["checkpoint"] == name]
     if not found:
         raise SystemExit(f"{run}: its last stage handed on {name}, which it did not train; nothing to compare")

@@ -186,7 +186,7 @@ def test_one_high_reward_for_a_failed_reply_refuses_the_reward() -> None:
 
 
 def test_a_reward_in_parts_may_pay_much_for_a_near_miss() -> None:
-    """0.93 for six fields of seven where all seven earn 1; without a right answer to compare, 0.93 claims success."""
+    """0.93 for three fields of four where all four earn 1; without a right answer to compare, 0.93 claims success."""
     sound = evidence(MIXED)
     first, *rest = sound.tried[0].tries
     near = replace(sound.tried[0], tries=(replace(first, reward=0.93, metric=0.0), *rest))
