@@ -75,6 +75,13 @@ def main() -> None:
     for r in sorted(results, key=lambda r: -r.gain):
         print(f"{r.task:22} {r.seed} {r.verdict:11} mean {r.mean:.2f} q {r.useful:.2f} foretold {r.predicted:.2f}"
               f" gained {r.gain:+.2f} ({r.before:.2f} to {r.after:.2f}) {r.ended[:40]}")  # fmt: skip
+    _summary("all tasks", results)
+    _summary("tasks whose reward the gate trusts", [r for r in results if r.verdict != "FIX REWARD"])
+
+
+def _summary(title: str, results: Sequence[Result]) -> None:
+    """How well the gains were foretold, and what each rule keeps of them."""
+    print(f"\n{title}: {len(results)}")
     gains = [r.gain for r in results]
     for name, predict in PREDICTORS.items():
         print(f"Spearman of {name} and the gain: {spearman([predict(r) for r in results], gains):+.2f}")

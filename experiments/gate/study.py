@@ -1,6 +1,7 @@
 """Does the gate predict what reinforcement gains? Every micro-task is gated, trained and measured on tasks held out.
 
     python -m experiments.gate.study [--model smollm2-135m-instruct] [--only TASK ...] [--seeds 3] [--steps 60]
+    python -m experiments.gate.study --again    asks the gate once more about all results, after a change of its rules
 
 One line per task and seed is appended to results.jsonl beside this file; what is there is not run again, so the study
 may be stopped at any time. `python -m experiments.gate.analyse` says what it shows.
@@ -10,20 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from experiments.gate.tasks import KINDS, tasks
 from temper import registry
 from temper.data.datum import Datum
 from temper.data.render import Renderer
 from temper.errors import TemperError
-from temper.events import Event, RolloutStep
+from temper.events import Event, GateReport, RolloutStep
 from temper.losses import Term
 from temper.model.protocol import Backend, Base, Policy, TrainSpec
 from temper.rollout import gate
@@ -85,6 +86,12 @@ class Result:
     """Why the training ended early; empty where it did not."""
     seconds: float
     setting: Setting
+    reasons: Sequence[str] = ()
+    """Of the verdict."""
+    capped: float = 0.0
+    """Share of the gate's rollouts that reached the token limit."""
+    histogram: Sequence[int] = ()
+    """Tasks of the gate by number of passes."""
 
     @property
     def gain(self) -> float:
@@ -99,42 +106,83 @@ def read(path: Path = RESULTS) -> list[Result]:
     return [Result(**(fields | {"setting": Setting(**fields["setting"])})) for fields in found]
 
 
-def study(backend: Backend, base: Base, name: str, *, seed: int, setting: Setting, folder: Path) -> Result:
-    """Gates one task, trains it whatever the gate says, and measures."""
-    began, renderer = time.monotonic(), Renderer.load(base.folder)
-    policy = backend.open(base.checkpoint, TrainSpec(rank=setting.rank, seed=seed))
+def write(results: Sequence[Result], path: Path = RESULTS) -> None:
+    """Writes everything that has been found."""
+    text = "".join(json.dumps(asdict(result)) + "\n" for result in results)
+    aside = path.with_suffix(".new")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posed:
+    """A task with a fresh model to put it to."""
+
+    asker: Asker
+    question: gate.Question
+    aside: Sequence[Task]
+    """What is held out."""
+    base: Base
+
+
+def pose(backend: Backend, base: Base, name: str, *, seed: int, setting: Setting) -> Posed:
+    """A micro-task as it is gated, trained and measured."""
     found = tasks(name, ROWS, seed=seed)
     cut = min(HELD_OUT, len(found) // 3)
-    aside, learnt = found[:cut], found[cut:]
     asking = Asking(
         max_new_tokens=KINDS[name].max_new_tokens, temperature=setting.temperature,
         reward=load_reward(KINDS[name].reward),
     )  # fmt: skip
     question = gate.Question(
-        stage="01-rft", tasks=learnt, asking=asking, group_size=setting.group_size, seed=seed, measured=setting.measured
-    )
-    asker = Asker(policy=policy, renderer=renderer, asking=asking, grader=None)
-    examined = gate.examine(question, asker, model=base.sha256, cache=folder / "cache")
+        stage="01-rft", tasks=found[cut:], asking=asking, group_size=setting.group_size, seed=seed,
+        measured=setting.measured,
+    )  # fmt: skip
+    policy = backend.open(base.checkpoint, TrainSpec(rank=setting.rank, seed=seed))
+    asker = Asker(policy=policy, renderer=Renderer.load(base.folder), asking=asking, grader=None)
+    return Posed(asker=asker, question=question, aside=found[:cut], base=base)
+
+
+def examined(posed: Posed, folder: Path) -> gate.Examined:
+    """What the gate says."""
+    return gate.examine(posed.question, posed.asker, model=posed.base.sha256, cache=folder / "cache")
+
+
+def study(posed: Posed, name: str, *, seed: int, setting: Setting, folder: Path) -> Result:
+    """Gates one task, trains it whatever the gate says, and measures."""
+    began, found = time.monotonic(), examined(posed, folder)
     # Trained on all tasks, whatever the verdict: what it would have saved is what is wanted.
-    gate.keep(replace(examined, report=replace(examined.report, verdict="GO")), folder / "stage")
-    before = _mean_reward(asker, aside, seed)
+    gate.keep(replace(found, report=replace(found.report, verdict="GO")), folder / "stage")
+    before = _mean_reward(posed, seed)
     log: list[Event] = []
-    steps, ended = _train(policy, renderer, base, question, folder, setting, log)
-    after = _mean_reward(asker, aside, seed)
-    report = examined.report
+    steps, ended = _train(posed, folder, setting, log)
+    after = _mean_reward(posed, seed)
+    trained = sum(setting.group_size * len(e.groups) for e in log if isinstance(e, RolloutStep))
     return Result(
-        task=name, seed=seed, verdict=report.verdict, mean=report.reward, pass_k=report.pass_k, useful=report.useful,
-        predicted=report.gain, before=before, after=after, gate_rollouts=len(examined.rollouts),
-        train_rollouts=sum(setting.group_size * len(e.groups) for e in log if isinstance(e, RolloutStep)), steps=steps,
-        ended=ended, seconds=time.monotonic() - began, setting=setting,
+        **_said(found.report), task=name, seed=seed, before=before, after=after, gate_rollouts=len(found.rollouts),
+        train_rollouts=trained, steps=steps, ended=ended, seconds=time.monotonic() - began, setting=setting,
     )  # fmt: skip
 
 
-def _train(
-    policy: Policy, renderer: Renderer, base: Base, question: gate.Question, folder: Path, setting: Setting,
-    log: list[Event],
-) -> tuple[int, str]:  # fmt: skip
+def again(backend: Backend, result: Result) -> Result:
+    """The same result with what the gate says now."""
+    posed = pose(backend, backend.locate(result.setting.model), result.task, seed=result.seed, setting=result.setting)
+    with tempfile.TemporaryDirectory(prefix="temper-gate-") as folder:
+        report = examined(posed, Path(folder)).report
+    print(f"{result.task} seed {result.seed}: {result.verdict}, now {report.verdict}", flush=True)
+    return replace(result, **_said(report))
+
+
+def _said(report: GateReport) -> dict[str, Any]:
+    """What a result has of the gate's report."""
+    return {
+        "verdict": report.verdict, "reasons": report.reasons, "mean": report.reward, "pass_k": report.pass_k,
+        "useful": report.useful, "predicted": report.gain, "capped": report.capped, "histogram": report.histogram,
+    }  # fmt: skip
+
+
+def _train(posed: Posed, folder: Path, setting: Setting, log: list[Event]) -> tuple[int, str]:
     """Steps taken, and why they ended before they should; empty where they did not."""
+    question, asker, start = posed.question, posed.asker, posed.base.checkpoint
     drill = Drill(
         stage=question.stage, tasks=question.tasks, asking=question.asking, seed=question.seed, updates=1,
         lesson=Lesson(terms=("cispo",), estimator=rloo), group_size=setting.group_size, prompts=setting.prompts,
@@ -149,10 +197,10 @@ def _train(
         return RolloutFeed(drill=drill, course=course, site=live).batches(start)
 
     def other(_: object) -> Policy:
-        return policy
+        return asker.policy
 
     live = Live(
-        policy=policy, start=base.checkpoint, open=other, locate=lambda _: base.checkpoint, renderer=renderer,
+        policy=asker.policy, start=start, open=other, locate=lambda _: start, renderer=asker.renderer,
         folder=folder / "stage", cache=folder / "cache", log=keep, progress=_silent,
     )  # fmt: skip
     plan = Plan(
@@ -168,12 +216,12 @@ def _train(
     return steps, "" if steps == setting.steps else "solved"
 
 
-def _mean_reward(asker: Asker, aside: Sequence[Task], seed: int) -> float:
+def _mean_reward(posed: Posed, seed: int) -> float:
     """Of the tasks held out; the same streams before and after, so that chance is paired."""
-    reward = asker.asking.reward
+    reward = posed.asker.asking.reward
     assert reward is not None
     with Grader(reward) as grader:
-        groups = replace(asker, grader=grader).groups(aside, TRIES, seed=10_000 + seed)
+        groups = replace(posed.asker, grader=grader).groups(posed.aside, TRIES, seed=10_000 + seed)
     return statistics.fmean(r for group in groups for r in group.rewards if r is not None)
 
 
@@ -189,22 +237,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=Setting().steps)
     parser.add_argument("--threads", type=int, help="measured where not given")
+    parser.add_argument("--again", action="store_true", help="no training: the gate's part of every result anew")
     asked = parser.parse_args()
     setting = Setting(model=asked.model, steps=asked.steps)
     made: Callable[[], Backend] = registry.load("backend", "torch")
     backend = made()
     backend.tune(asked.threads)
+    if asked.again:
+        write([again(backend, result) for result in read()])
+        return
     base = backend.locate(asked.model)
     done = {(r.task, r.seed, r.setting) for r in read()}
     for seed in range(asked.seeds):
         for name in asked.only:
             if (name, seed, setting) in done:
                 continue
-            folder = Path(tempfile.mkdtemp(prefix="temper-gate-"))
-            result = study(backend, base, name, seed=seed, setting=setting, folder=folder)
-            shutil.rmtree(folder)
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(result)) + "\n")
+            posed = pose(backend, base, name, seed=seed, setting=setting)
+            with tempfile.TemporaryDirectory(prefix="temper-gate-") as folder:
+                result = study(posed, name, seed=seed, setting=setting, folder=Path(folder))
+            write([*read(), result])
             print(
                 f"{name} seed {seed}: {result.verdict}, predicted {result.predicted:.2f}, gained {result.gain:+.2f}",
                 flush=True,

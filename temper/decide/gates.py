@@ -62,7 +62,8 @@ class Limits:
     capped: float = 0.05
     """Share of rollouts at the token limit that is worth a remark. AWS: healthy below 5 %."""
     endless: float = 0.5
-    """The same from which the model has to learn to end its replies first. Ours."""
+    """The same from which it is named as a cause of few useful groups. Ours; no verdict by itself, since a task that
+    reached the limit in most replies gained 45 points (experiments/gate, add-2)."""
     unparsable: float = 0.1
     """Share of unparsable replies that is worth a remark. Ours."""
     latency: float = 5.0
@@ -143,7 +144,7 @@ def _rule(evidence: Evidence, f: Figures, limits: Limits) -> _Ruling:
     if f.reward.value >= limits.easy and f.gain < limits.gain:
         reason = f"the mean reward is {_range(f.reward)} already, and {percent(f.gain)} is all that is left to gain"
         return _Ruling(verdict="TOO EASY", reasons=(reason,))
-    missing = tuple(_missing(evidence, f, limits))
+    missing = tuple(_missing(evidence, f))
     if missing:
         return _Ruling(verdict="SFT FIRST", reasons=missing)
     filtered = _filter(evidence, f, limits)
@@ -221,10 +222,8 @@ def _constant(evidence: Evidence, f: Figures, value: float) -> str:
     return ""
 
 
-def _missing(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
+def _missing(evidence: Evidence, f: Figures) -> Iterator[str]:
     """What the model cannot do at all, however q looks."""
-    if f.capped > limits.endless:
-        yield _cut(evidence, f)
     for name, deviation in f.spread.items():
         golds = [t.gold.parts[name] for t in evidence.tried if t.gold and name in t.gold.parts]
         values = [v for t in evidence.tried for v in parts(t, name)]
@@ -256,7 +255,8 @@ def _why_few(evidence: Evidence, f: Figures, limits: Limits) -> str:
     never, always = f.histogram[0], f.histogram[-1]
     tried = len(evidence.graded)
     found = f"{_useful(evidence, f)} (at least {percent(limits.useful)})"
-    return f"{found}: of {tried} tasks {never} were never passed and {always} always"
+    cut = f"; {_cut(evidence, f)}" if f.capped > limits.endless else ""
+    return f"{found}: of {tried} tasks {never} were never passed and {always} always{cut}"
 
 
 def _remarks(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:

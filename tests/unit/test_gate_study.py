@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.gate.analyse import kept, spearman
-from experiments.gate.study import Result, Setting, study
+from experiments.gate.study import Result, Setting, again, pose, read, study, write
 from experiments.gate.tasks import KINDS, tasks
 from temper.data.render import Renderer
 from temper.data.row import Message
@@ -43,10 +43,20 @@ def test_a_task_is_gated_trained_and_measured(tmp_path: Path):
     FakeBackend().write(folder, [(last, *renderer.text(word), end) for word in ("yes", "no")] * 500)
     backend = FakeBackend()
     setting = Setting(steps=2, group_size=4, measured=8)
-    found = study(backend, backend.locate(str(folder)), "even", seed=0, setting=setting, folder=tmp_path / "study")
+    posed = pose(backend, backend.locate(str(folder)), "even", seed=0, setting=setting)
+    found = study(posed, "even", seed=0, setting=setting, folder=tmp_path / "study")
     assert (found.task, found.steps, found.gate_rollouts, found.ended) == ("even", 2, 32, "")
     assert 0.2 < found.mean < 0.8 and 0.2 < found.before < 0.8
     assert found.train_rollouts >= 2 * 4 * 4
+    write([found], tmp_path / "results.jsonl")
+    assert read(tmp_path / "results.jsonl") == [
+        replace(found, reasons=list(found.reasons), histogram=list(found.histogram))
+    ]
+    other = replace(found, setting=replace(setting, model=str(folder)), verdict="TOO EASY", mean=0.9, histogram=())
+    once_more = again(backend, other)
+    # The trainings stand; what the gate's rollouts say is the same as the first time.
+    assert (once_more.mean, once_more.verdict, once_more.histogram) == (found.mean, found.verdict, found.histogram)
+    assert (once_more.before, once_more.after) == (found.before, found.after)
 
 
 BASE = Result(

@@ -226,9 +226,14 @@ def test_a_component_that_is_always_fulfilled_is_named_and_harmless() -> None:
     assert "dead components, the same in all rollouts of a task: valid" in report.remarks
 
 
-def test_replies_that_never_end_need_examples_first_and_some_are_worth_a_remark() -> None:
+def test_replies_that_never_end_are_worth_a_remark_and_named_where_few_groups_are_useful() -> None:
+    """Most replies of a micro-task (add-2) ran to the limit, and reinforcement gained 45 points."""
     sound = evidence(MIXED)
-    assert gate(with_tries(sound, lambda t: replace(t, capped=True))).verdict == "SFT FIRST"
+    assert gate(with_tries(sound, lambda t: replace(t, capped=True))).verdict == "GO"
+    (told,) = gate(with_tries(evidence([0] * 64), lambda t: replace(t, capped=True))).reasons
+    assert told.endswith(
+        "of 64 tasks 64 were never passed and 0 always; 100 % of the replies never end: they reach the token limit"
+    )
     first = replace(sound.tried[0], tries=tuple(replace(t, capped=True) for t in sound.tried[0].tries))
     tenth = replace(sound, tried=(first,) * 6 + sound.tried[6:])
     report = gate(tenth)
