@@ -32,13 +32,19 @@ SENTENCES = {
     "storms": "Storms begin where warm air meets cold air.", "gold": "Gold does not rust in water or in air.",
     "foxes": "Foxes live in woods and in large cities.", "rice": "Rice feeds about half of all people.",
     "music": "Music can make a long walk seem short.", "snow": "Snow keeps the ground warm under it.",
+    "horses": "Horses can sleep while they stand.", "iron": "Iron turns red where air and water reach it.",
+    "apples": "Apples float because a quarter of them is air.", "wind": "Wind blows from high to low pressure.",
+    "candles": "Candles burn wax that the heat has melted.", "cats": "Cats sleep for more than half of the day.",
+    "islands": "Islands are land with water on all sides.", "spiders": "Spiders have eight legs and no wings.",
+    "books": "Books keep what people knew long ago.", "potatoes": "Potatoes grow under the ground.",
+    "mirrors": "Mirrors send the light back to where it came from.", "clouds": "Clouds are made of very small drops.",
 }  # fmt: skip
 """Topic -> a true sentence about it, without a comma."""
 ASKS = (
     "Tell me something about {} in one short sentence.", "Describe {} in one short sentence.",
     "Write one short sentence about {}.",
 )  # fmt: skip
-EXAM_TOPICS = WORKED_TOPICS = 6
+EXAM_TOPICS, WORKED_TOPICS = 18, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,7 @@ def test_references_keep_every_instruction_and_nothing_cheap_does():
         assert worth(regex(task(row), "I have no answer to that question.")) == 0.0
     topics = [{word for word in made("rft-format")["SENTENCES"] if any(word in r["prompt"] for r in part)}
               for part in (worked, tasks, exam)]  # fmt: skip
-    assert len(set.union(*topics)) == sum(map(len, topics)) == 24
+    assert len(set.union(*topics)) == sum(map(len, topics)) == 36
 
 
 @pytest.mark.parametrize("name", ["rft-arithmetic", "rft-format", "rft-smart-home"])
