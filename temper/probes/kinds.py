@@ -36,6 +36,7 @@ TASK: Mapping[str, str | int | bool] = {"task": "", "folder": "", "shots": 0, "c
 KINDS: Mapping[str, Kind] = {
     "text": Kind(score=loss.text, method="loss", metric=BITS, needs=("text",)),
     "continuation": Kind(score=loss.continuation, method="loss", metric=BITS, needs=("context", "text")),
+    "gold": Kind(score=loss.gold, method="loss", metric=BITS, needs=("context", "options", "gold")),
     "own-answers": Kind(score=loss.own_answer, method="loss", metric=BITS, needs=("prompt",), answers="sampled"),
     "drift": Kind(score=drift.drift, method="loss", metric=BITS, needs=("prompt",), answers="weighed", version=2),
     "choice": Kind(score=choice.choice, method="choice", metric=SOFT, needs=("context", "options", "gold")),

@@ -1,8 +1,8 @@
 """Loss probes: how many bits a model needs for text it should still find plausible.
 
-Three kinds: `text` (plain prose), `continuation` (the end of a passage given its beginning) and `own-answers`
-(replies that the base model itself sampled at temperature 1: the rise of their loss estimates the KL divergence to
-the base). The value of an item is in bits, its size in bytes; their ratio is free of the tokenizer.
+Four kinds: `text` (plain prose), `continuation` (the end of a passage given its beginning), `gold` (the right option
+of a question, the others aside) and `own-answers` (replies that the base model itself sampled at temperature 1: the
+rise of their loss estimates the KL divergence to the base). The value of an item is in bits, its size in bytes; their ratio is free of the tokenizer.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ def continuation(policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Seq
     """Bits of `text` given `context`, both plain, split where the tokens of the context end."""
     pairs = [encode_pair(renderer, i["context"], i["text"]) for i in items]
     return _outcomes(policy, items, [target(*p) for p in pairs], [len(i["text"].encode()) for i in items])
+
+
+def gold(policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Sequence[Item]) -> tuple[Outcome, ...]:
+    """Bits of the right option of a choice given its `context`: far less noisy than which option is preferred."""
+    return continuation(policy, renderer, spec, [{**item, "text": item["options"][item["gold"]]} for item in items])
 
 
 def own_answer(policy: Policy, renderer: Renderer, spec: ProbeSpec, items: Sequence[Item]) -> tuple[Outcome, ...]:

@@ -10,7 +10,7 @@ import pytest
 from temper.probes.base import LOWEST, ProbeSpec, score_targets, target
 from temper.probes.choice import choice, contrast, reply_choice
 from temper.probes.generate import formats
-from temper.probes.loss import continuation, own_answer, own_answers, text
+from temper.probes.loss import continuation, gold, own_answer, own_answers, text
 from temper.probes.refusal import REFUSALS, over_refusal, refusal
 from tests.unit.probes.bigram import Table, Words
 
@@ -44,6 +44,14 @@ def test_continuation_scores_the_ending_alone_wherever_the_blank_stands(context:
     model = Table(Words(), lambda so_far, piece: {("a b", " c"): 1 / 4}[so_far, piece])
     (outcome,) = ask(continuation, model, {"context": context, "text": ending})
     assert outcome.value == pytest.approx(2.0)
+
+
+def test_gold_scores_the_right_option_alone():
+    model = Table(Words(), by_piece(yes=1 / 8, no=1 / 2))
+    item = {"context": "Q", "options": [" yes", " no"], "gold": 0}
+    right, wrong = ask(gold, model, item, {**item, "gold": 1})
+    # 1 / 8 is 3 bits, 1 / 2 is 1 bit; the blank counts as a byte.
+    assert (right.value, right.size, wrong.value, wrong.size) == (pytest.approx(3.0), 4.0, pytest.approx(1.0), 3.0)
 
 
 def test_own_answers_are_sampled_once_and_score_the_end_only_where_the_base_ended():
