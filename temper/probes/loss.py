@@ -1,8 +1,9 @@
 """Loss probes: how many bits a model needs for text it should still find plausible.
 
-Four kinds: `text` (plain prose), `continuation` (the end of a passage given its beginning), `gold` (the right option
-of a question, the others aside) and `own-answers` (replies that the base model itself sampled at temperature 1: the
-rise of their loss estimates the KL divergence to the base). The value of an item is in bits, its size in bytes; their ratio is free of the tokenizer.
+Four kinds: `text` (plain prose), `continuation` (the end of a passage given its beginning), `gold` (the right option of
+a question, the others aside) and `own-answers` (replies that the base model itself sampled at temperature 1: the rise
+of their loss estimates the KL divergence to the base). The value of an item is in bits, its size in bytes; their ratio
+is free of the tokenizer.
 """
 
 from __future__ import annotations
