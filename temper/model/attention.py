@@ -29,8 +29,8 @@ from temper.model import tuning
 from temper.model.layout import KeyValues, Layout, Spans, pack
 
 NAME = "temper_packed"
-SMALL_SCORES = 1_500_000
-"""Scores per layer (rows x heads x queries x keys) up to which they are kept for backward: 6 MB a layer."""
+SMALL_SCORES = 4_000_000
+"""Scores per layer (rows x heads x queries x keys) up to which they are kept for backward: 16 MB a layer."""
 CHUNK_SCORES = 500_000
 """Scores per chunk of rows where nothing is kept: 2 MB stay in the caches of a core."""
 HALF = (torch.bfloat16, torch.float16)
@@ -173,9 +173,10 @@ def _over_spans(query: Tensor, key: Tensor, value: Tensor, spans: Spans, scale: 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seen: Tensor, scale: float) -> Tensor:
     """[rows, heads, width, d]; `seen` says what `mask` says, also where `mask` is None for plain causal."""
     scores = q.shape[1] * q.shape[2] * k.shape[2]
-    if q.device.type == "cpu" and q.shape[0] * scores <= SMALL_SCORES:
+    kept = torch.is_grad_enabled()
+    if q.device.type == "cpu" and q.shape[0] * scores <= (SMALL_SCORES if kept else CHUNK_SCORES):
         return _Grouped.apply(q, k, v, seen, scale)  # pyright: ignore[reportReturnType]
-    if q.device.type == "cpu" and scores <= CHUNK_SCORES and not torch.is_grad_enabled():
+    if q.device.type == "cpu" and scores <= CHUNK_SCORES and not kept:
         return _in_chunks(q, k, v, seen, scale, size=CHUNK_SCORES // scores)
     k, v = _repeat(k, q.shape[1]), _repeat(v, q.shape[1])
     attention = torch.nn.functional.scaled_dot_product_attention
