@@ -110,11 +110,14 @@ class StageRun:
         return False
 
     def _watched(self, step: Step) -> bool:
-        """Logs what the technique has to say about a step; True when it says stop."""
+        """Logs what the technique has to say about a step; True when it says stop, with a candidate saved first."""
         said = self.plan.watch(step) if self.plan.watch else ()
+        stops = any(isinstance(event, Verdict) and event.level == "stop" for event in said)
+        if stops and self.stage.choose != "last":
+            self.points.append(self.judge.screen(self._save()))
         for event in said:
             self.context.log(event)
-        return any(isinstance(event, Verdict) and event.level == "stop" for event in said) or self._glanced(step)
+        return stops or self._glanced(step)
 
     def _glanced(self, step: Step) -> bool:
         """Looks between the checkpoints as often as `GUARD_PART` allows; True to stop, with a candidate saved first."""

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from temper.events import Health, Measurement, Verdict
+from temper.events import Candidate, Health, Measurement, Verdict
 from tests.fakes.world import ASKED, World, held, of
 from tests.unit.techniques.test_rft import recipe
 
@@ -34,6 +34,9 @@ def test_a_reward_that_rises_while_the_exam_falls_stops_the_stage(world: World):
     assert 10 <= found.step < 20 and max(m.step for m in looks if m.stage and m.step < found.step) >= 6
     (stop,) = [v for v in of(log, Verdict) if v.level == "stop"]
     assert stop.step == found.step and stop.reason.startswith("hacking: ")
+    # What was learnt up to the stop can be chosen, and is there before the word that ends the stage.
+    screened = [c for c in of(log, Candidate) if c.step == found.step]
+    assert screened and screened[0].at <= stop.at
 
 
 @pytest.mark.slow
