@@ -23,7 +23,7 @@ import numpy as np
 from temper import stats
 from temper.decide.drop import AXIS_FACTOR, Drop, general_drop, general_pairs, percent
 from temper.decide.forecast import Forecast, forecast, remaining
-from temper.events import Level, Measurement, Verdict
+from temper.events import Level, Measurement, Step, Verdict
 from temper.stats.drop import axis_names, linearised
 
 Mode = Literal["stop", "warn", "off"]
@@ -112,6 +112,11 @@ def review(
         axes={name: axis.drop for name, axis in drop.axes.items()},
         reason=reason + _remarks(drop),
     )
+
+
+def finite(step: Step) -> bool:
+    """Whether all that an update says is a number; weights after one that is not have come apart."""
+    return all(map(math.isfinite, (step.loss, step.grad_norm, *step.figures.values())))
 
 
 def diverged(losses: Sequence[float]) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from temper.budget import Ledger
 from temper.data import fetch
 from temper.decide.frontier import Point, Selection, eligible
-from temper.decide.guard import Look, diverged, review
+from temper.decide.guard import Look, diverged, finite, review
 from temper.events import Candidate, CheckpointSaved, Choice, Event, Measurement, Noticed, Resumed, Step, Verdict
 from temper.model.protocol import Checkpoint, Policy
 from temper.probes.base import Where
@@ -110,10 +110,13 @@ class StageRun:
         return False
 
     def _watched(self, step: Step) -> bool:
-        """Logs what the technique has to say about a step; True when it says stop, with a candidate saved first."""
+        """Logs what the technique has to say about a step; True when it says stop, with a candidate saved first.
+
+        None is made of weights that have come apart.
+        """
         said = self.plan.watch(step) if self.plan.watch else ()
         stops = any(isinstance(event, Verdict) and event.level == "stop" for event in said)
-        if stops and self.stage.choose != "last":
+        if stops and self.stage.choose != "last" and finite(step):
             self.points.append(self.judge.screen(self._save()))
         for event in said:
             self.context.log(event)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
 from temper.decide.drop import general_drop
-from temper.decide.guard import Look, Mode, diverged, review
-from temper.events import Measurement, Verdict
+from temper.decide.guard import Look, Mode, diverged, finite, review
+from temper.events import Measurement, Step, Verdict
 
 AXES = ("language", "knowledge", "reasoning", "instruction")
 
@@ -241,3 +242,10 @@ def test_the_bounds_of_a_rise_are_those_of_a_rise():
     )
     assert "which rose by 2 % (1.2 % to 2.8 %)" in verdict.reason
     assert verdict.drop == pytest.approx(-0.02)
+
+
+@pytest.mark.parametrize("broken", [{}, {"loss": math.nan}, {"grad_norm": math.inf}, {"figures": {"kl": math.nan}}])
+def test_weights_after_an_update_that_is_no_number_have_come_apart(broken: dict[str, Any]) -> None:
+    values: dict[str, Any] = {"loss": 1.0, "grad_norm": 0.5, "figures": {"kl": 0.1}} | broken
+    step = Step(step=1, lr=1e-3, tokens=8, supervised=4, losses={}, seconds=1.0, **values)
+    assert finite(step) == (not broken)
