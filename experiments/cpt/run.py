@@ -1,7 +1,7 @@
 """Does reading the manual help with questions about it? Three recipes over the same budget, several seeds.
 
     python examples/cpt-postgres/make_data.py
-    python -m experiments.cpt.run [--seeds 3] [--out runs/cpt] [--only NAME]
+    python -m experiments.cpt.run [--seeds 3] [--out runs/cpt] [--only NAME ...]
 
 Runs `cpt`, `cpt-sft` and `sft` of examples/cpt-postgres for every seed. A run that is done is not run again, so the
 command continues after a kill. Writes results.json beside this file: of every run the change of the held-out pages in
@@ -56,13 +56,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "cpt")
-    parser.add_argument("--only", choices=RECIPES)
+    parser.add_argument("--only", choices=RECIPES, nargs="+", default=RECIPES)
     arguments = parser.parse_args()
     if not (EXAMPLE / "data" / "exam.jsonl").is_file():
         raise SystemExit("run.py: there are no data; run: python examples/cpt-postgres/make_data.py")
     cells: list[Cell] = []
     for seed, recipe in itertools.product(range(arguments.seeds), RECIPES):
-        if arguments.only in (None, recipe):
+        if recipe in arguments.only:
             cells.append(cell(recipe, seed, arguments.out / f"{recipe}-{seed}"))
             write(Path(__file__).with_name("results.json"), cells)
             print(json.dumps(asdict(cells[-1])), flush=True)

@@ -32,7 +32,9 @@ class Limits:
     """Every threshold of the rules, with where it comes from; `ours` is untested."""
 
     dead: float = 0.7
-    """Largest share of groups without spread (methods 7). Over three windows: stop."""
+    """Largest share of groups without spread (methods 7)."""
+    dead_stop: float = 0.85
+    """The same at which a step that may try three groups for one is left half empty; over three windows: stop. Ours."""
     solved: float = 0.95
     """Mean reward from which dead groups mean that there is nothing left to learn (gate: TOO EASY)."""
     entropy: float = 0.3
@@ -227,7 +229,8 @@ def _dead(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
     if now <= limits.dead:
         return None
     long = len(steps) >= 3 * WINDOW and all(
-        statistics.fmean(s.dead for s in steps[i:][:WINDOW]) > limits.dead for i in (-3 * WINDOW, -2 * WINDOW)
+        statistics.fmean(s.dead for s in steps[i:][:WINDOW]) > limits.dead_stop
+        for i in (-3 * WINDOW, -2 * WINDOW, -WINDOW)
     )
     level: Level = "stop" if long else "warn"
     cure = "take easier tasks, a reward that pays in parts, or more rollouts per prompt"

@@ -167,7 +167,9 @@ def test_dead_groups_warn_and_stop_when_they_stay_dead() -> None:
     assert rules(review(history("dead", [0.7] * 30))) == {}
     assert rules(review(history("dead", [0.8] * 4))) == {}
     assert rules(review(history("dead", [0.2] * 10 + [0.8] * 5))) == {"dead-groups": "warn"}
-    assert rules(review(history("dead", [0.8] * 15))) == {"dead-groups": "stop"}
+    assert rules(review(history("dead", [0.8] * 15))) == {"dead-groups": "warn"}  # others take their place in the step
+    assert rules(review(history("dead", [0.9] * 15))) == {"dead-groups": "stop"}
+    assert rules(review(history("dead", [0.9] * 10 + [0.8] * 5))) == {"dead-groups": "warn"}
 
 
 def test_dead_groups_of_solved_tasks_end_the_stage() -> None:
