@@ -38,6 +38,11 @@ HELD_OUT = 16
 HELD_OUT_LONGEST = 16_000
 OPTIONS = 4
 EXAM_SHARE = 0.5
+REPLY = {
+    "parameter": "The parameter is {}.", "default": "Its default value is {}.", "command": "The command is {}.",
+}  # fmt: skip
+"""A chat model answers in sentences. One that learns bare names from these rows answers everything with bare names: the
+README's figures."""
 SENTENCE = re.compile(r"(?<=[.])\s+(?=[A-Z])")
 PARAMETER = re.compile(
     r'<dt id="GUC-[^"]*">.*?<code class="varname">(\w+)</code> \(<code class="type">([\w ]+)</code>\).*?</dt><dd>', re.S
@@ -166,10 +171,11 @@ def questions(facts: Sequence[Fact], *, seed: int) -> list[dict[str, object]]:
     for fact in by_question.values():
         order = random.Random(f"{seed}:{fact.question}")
         wrong = order.sample(_wrong(fact, pools[fact.kind])[: 3 * OPTIONS], OPTIONS - 1)
-        options = order.sample([fact.answer, *wrong], OPTIONS)
+        said = REPLY[fact.kind].format
+        options = [said(answer) for answer in order.sample([fact.answer, *wrong], OPTIONS)]
         rows.append(
             {
-                "prompt": fact.question, "completion": fact.answer, "options": options, "answer": fact.answer,
+                "prompt": fact.question, "completion": said(fact.answer), "options": options, "fact": fact.answer,
                 "kind": fact.kind, "subject": fact.subject, "side": "exam" if fact.subject in asked else "train",
             }
         )  # fmt: skip

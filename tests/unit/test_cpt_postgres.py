@@ -57,9 +57,13 @@ def made(tmp_path: Path) -> tuple[list[dict[str, Any]], Path]:
 def test_questions_follow_from_the_markup(tmp_path: Path) -> None:
     rows, out = made(tmp_path)
     answers = {row["prompt"]: row["completion"] for row in rows}
-    assert answers["Which PostgreSQL configuration parameter sets the largest size of a lock?"] == "max_lock_size"
-    assert answers["What is the default value of the PostgreSQL configuration parameter max_lock_size?"] == "2MB"
-    assert answers["Which PostgreSQL command is used to define a new table?"] == "CREATE TABLE"
+    assert answers["Which PostgreSQL configuration parameter sets the largest size of a lock?"] == (
+        "The parameter is max_lock_size."
+    )
+    assert answers["What is the default value of the PostgreSQL configuration parameter max_lock_size?"] == (
+        "Its default value is 2MB."
+    )
+    assert answers["Which PostgreSQL command is used to define a new table?"] == "The command is CREATE TABLE."
     # 12 parameters with two questions each, and 11 commands: two pages are too long to be learnt.
     assert len(rows) == 24 + 11
     assert sorted(path.name for path in (out / "manual").iterdir())[0] == "runtime-config-sizes.txt"
@@ -76,15 +80,17 @@ def test_a_subject_is_on_one_side_and_its_answer_stands_in_the_manual(tmp_path: 
     assert {side for found in sides.values() for side in found} == {"train", "exam"}
     text = "".join(path.read_text() for path in (out / "manual").iterdir())
     assert "Prev" not in text and "Next" not in text
-    assert all(row["completion"] in text for row in rows)
+    assert all(row["fact"] in text and row["fact"] in row["completion"] for row in rows)
 
 
 def test_options_are_four_different_answers_of_the_same_kind(tmp_path: Path) -> None:
     rows, _ = made(tmp_path)
-    of_kind = {kind: {row["answer"] for row in rows if row["kind"] == kind} for kind in {row["kind"] for row in rows}}
+    of_kind = {
+        kind: {row["completion"] for row in rows if row["kind"] == kind} for kind in {row["kind"] for row in rows}
+    }
     for row in rows:
         assert len(set(row["options"])) == 4
-        assert row["answer"] in row["options"]
+        assert row["completion"] in row["options"]
         assert set(row["options"]) <= of_kind[row["kind"]]
 
 
