@@ -32,7 +32,7 @@ from temper.events import (
     Step,
 )
 from temper.model.protocol import Backend, Base, Checkpoint
-from temper.probes import kinds, suites
+from temper.probes import suites
 from temper.probes.base import Probe, Where
 from temper.recipe.resolve import ResolvedStage
 from temper.recipe.schema import Recipe
@@ -210,7 +210,9 @@ class _Fold:
         if self.reused and not begun:
             other = reuse.find(context.folder, stage.id, key, forced=self.forced)
         if other is not None:
-            told = reuse.take_over(context.folder, other, stage.id)
+            told = reuse.take_over(
+                context.folder, other, stage.id, exams=[p.spec.name for p in self.prepared.exams(index)]
+            )
             for event in told:
                 context.listen(event)
             return next(e for e in told if isinstance(e, Choice)), ledger
@@ -251,7 +253,7 @@ class _Fold:
         if choices[made].verdict == "improved":
             return "improved"
         found = [e for e in self.context.folder.events() if isinstance(e, Candidate) and e.checkpoint == result.id]
-        base = [m for m in self.measured.exams if m.probe in {p.spec.name for p in self._exams(made)}]
+        base = [m for m in self.measured.exams if m.probe in {p.spec.name for p in self.prepared.exams(made)}]
         better = bool(found) and found[-1].domain > mean_score(base, base)
         return "improved" if better and found[-1].ucb95 <= self.context.tolerance else choices[made].verdict
 
@@ -265,17 +267,11 @@ class _Fold:
 
     def _judging(self, index: int, standing: _Standing) -> tuple[Start, Sequence[Probe], Sequence[Measurement]]:
         """Where a stage begins, the exams that judge it, and what the base made of them."""
-        exams = self._exams(index)
+        exams = self.prepared.exams(index)
         names = {p.spec.name for p in exams}
         base = [m for m in self.measured.exams if m.probe in names]
         score = mean_score([m for m in standing.to_beat if m.probe in names], base)
         return Start(checkpoint=standing.start, domain=score), exams, base
-
-    def _exams(self, index: int) -> Sequence[Probe]:
-        """The exams that judge a stage: of its own kind, or all where there are none."""
-        wanted = self.prepared.recipe.stages[index].judged_by == "loss"
-        probes = self.prepared.domain
-        return [p for p in probes if (kinds.kind(p.spec.kind).method == "loss") == wanted] or list(probes)
 
 
 def _named(prepared: Prepared, backend: Backend) -> tuple[Base, Renderer]:

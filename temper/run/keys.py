@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import temper
@@ -26,7 +26,7 @@ def run_key(prepared: Prepared, backend: Backend) -> dict[str, object]:
     """What makes two runs the same: base, rows, values, probes, the other models that stages learn with, and code."""
     others = [sha for stage in prepared.resolved.stages for sha in _others(stage, backend)]
     return {
-        **_judging(prepared), "data": [_rows_of(i) for i in prepared.inventories],
+        **_judging(prepared, prepared.domain), "data": [_rows_of(i) for i in prepared.inventories],
         "stages": [_values_of(s) for s in prepared.resolved.stages],
         "tokens_per_second": prepared.facts[0].tokens_per_second,
         "probe_seconds": prepared.facts[0].probe_seconds, "threads": prepared.tuning.threads,
@@ -40,19 +40,20 @@ def stage_key(prepared: Prepared, index: int, start: Checkpoint, backend: Backen
     stage = prepared.resolved.stages[index]
     others = _others(stage, backend)
     settled = {
-        **_judging(prepared), "data": _rows_of(prepared.inventories[index]), "values": _values_of(stage),
-        "precision": prepared.tuning.precision, **({"other models": others} if others else {}),
+        **_judging(prepared, prepared.exams(index)), "data": _rows_of(prepared.inventories[index]),
+        "values": _values_of(stage), "precision": prepared.tuning.precision,
+        **({"other models": others} if others else {}),
     }  # fmt: skip
     return digest([settled, weights_digest(start)])
 
 
-def _judging(prepared: Prepared) -> dict[str, object]:
-    """What all stages are judged by, and the code that does it."""
+def _judging(prepared: Prepared, exams: Sequence[Probe]) -> dict[str, object]:
+    """What judges the candidates: these exams, what the recipe asks for, and the code."""
     recipe = prepared.recipe
     return {
         "base": prepared.base.sha256, "tolerance": recipe.tolerance, "prefer": recipe.prefer,
         "floors": dict(recipe.floors), "seed": recipe.seed, "version": temper.__version__,
-        "domain probes": [_exam(p) for p in prepared.domain],
+        "domain probes": [_exam(p) for p in exams],
         "suite": [_asked(s) for s in prepared.suite],
     }  # fmt: skip
 

@@ -18,7 +18,7 @@ from temper.data.split import is_held_out, key_of
 from temper.errors import DataError, RecipeError
 from temper.events import Setting
 from temper.model.protocol import Backend, Base, Policy, Precision, TrainSpec, Tuning
-from temper.probes import suites
+from temper.probes import kinds, suites
 from temper.probes.base import Probe, ProbeSpec, text_of
 from temper.probes.domain import document_probe, domain_probe
 from temper.recipe.facts import Facts
@@ -78,6 +78,11 @@ class Prepared:
         """The same with other values of the stage."""
         technique = cast("Technique", self.recipe.stages[index])
         return technique.plan(stage, self.inventories[index], seed=self.recipe.seed)
+
+    def exams(self, index: int) -> Sequence[Probe]:
+        """The exams that judge stage `index` (from 0): of its own kind, or all where there are none."""
+        wanted = self.recipe.stages[index].judged_by == "loss"
+        return [p for p in self.domain if (kinds.kind(p.spec.kind).method == "loss") == wanted] or list(self.domain)
 
     def notices(self) -> tuple[str, ...]:
         """Everything the user should know before the run, each as `where: text`."""

@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from temper.events import Choice, Event, GateReport, Reused, StageStarted, Step, Verdict
+from temper.events import Answer, Choice, Event, GateReport, Measurement, Reused, StageStarted, Step, Verdict
+from temper.model.protocol import BASE
 from temper.run.folder import RunFolder
 from temper.run.keys import WEIGHTS
 
@@ -35,14 +36,23 @@ def find(folder: RunFolder, stage: str, key: str, *, forced: bool = False) -> Ru
     return None
 
 
-def take_over(folder: RunFolder, other: RunFolder, stage: str) -> list[Event]:
-    """Brings a stage's files and events from another run; returns the events as they stand in this run."""
+def take_over(folder: RunFolder, other: RunFolder, stage: str, *, exams: Sequence[str]) -> list[Event]:
+    """Brings a stage's files and events from another run; returns the events as they stand in this run.
+
+    What exams other than `exams`, those that judge the stage, said of it is left behind: they may have changed since.
+    """
     shutil.rmtree(folder.stage(stage), ignore_errors=True)
     shutil.copytree(other.stage(stage), folder.stage(stage), copy_function=_linked)
+    log = other.events()
+    asked = {e.probe for e in log if isinstance(e, Measurement) and e.role == "domain" and e.checkpoint == BASE}
+    left = asked - set(exams)
     told: list[Event] = [Reused(stage=stage, run=other.root.name)]
     told += [
-        event for event in other.events() if getattr(event, "stage", "") == stage and not isinstance(event, Reused)
-    ]
+        event for event in log
+        if getattr(event, "stage", "") == stage
+        and not isinstance(event, Reused)
+        and not (isinstance(event, Measurement | Answer) and event.probe in left)
+    ]  # fmt: skip
     return [folder.append(event) for event in told]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from temper.events import Choice, DataUsed, Reused, RunFinished, StageStarted, Step
+from temper.events import Choice, DataUsed, Measurement, Reused, RunFinished, StageStarted, Step
 from tests.fakes.world import World, held, of
+from tests.unit.techniques.test_cpt import write_manual
 
 FIRST: dict[str, Any] = {"steps": 12, "checkpoints": 1}
 SECOND: dict[str, Any] = {"data": "greedy.jsonl", "steps": 2, "checkpoints": 1}
@@ -74,3 +75,21 @@ def test_a_stage_that_the_guard_stopped_is_taken_over(world: World) -> None:
     first = held(world.run(world.recipe(greedy, exam="greedy-exam.jsonl"), "one", reused=True))
     assert len(of(first, Step)) == 12
     assert _reused(world, "two", greedy, exam="greedy-exam.jsonl") == ["01-sft"]
+
+
+@pytest.mark.slow
+def test_an_exam_that_does_not_judge_a_stage_may_change_under_it(world: World) -> None:
+    """A stage of texts is judged by held-out texts; the questions that the next stage is for may be put otherwise."""
+    write_manual(world.folder / "manual")
+    write_manual(world.folder / "held-out", pages=20, seed=1)
+    read = {"technique": "cpt", "data": "manual", "steps": 4, "checkpoints": 1, "lr": 1e-3, "replay": None}
+    probes = {"domain": [{"file": "held-out", "metric": "loss"}, "safe-exam.jsonl"], "general": ["suite.toml"]}
+    assert _reused(world, "one", read, FIRST, probes=probes) == []
+    exam = world.folder / "safe-exam.jsonl"
+    exam.write_text("".join(exam.read_text(encoding="utf-8").splitlines(keepends=True)[2:]), encoding="utf-8")
+    log = held(world.run(world.recipe(read, FIRST, probes=probes), "two", reused=True))
+    assert [e.stage for e in of(log, Reused)] == ["01-cpt"]
+    asked = {m.ids for m in of(log, Measurement) if m.probe == "safe-exam" and m.split == "selection"}
+    assert len(asked) == 1  # what the first run asked stands nowhere
+    (world.folder / "held-out" / "00.txt").unlink()
+    assert _reused(world, "three", read, FIRST, probes=probes) == ["02-sft"]  # the same weights come out of the first
