@@ -48,6 +48,7 @@ class Cell:
     """General drop, and its upper bound at 95 %."""
     ucb95: float
     tokens: int
+    """Trained on in this run; a stage that was taken over from a run beside it counts nothing, nor do its seconds."""
     seconds: float
 
 
