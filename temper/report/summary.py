@@ -73,6 +73,13 @@ class Summary:
         """True when the bound of the general drop keeps the tolerance."""
         return self.general is not None and self.general.ucb95 <= self.tolerance
 
+    @property
+    def not_better(self) -> tuple[str, ...]:
+        """The exams on which what was chosen is no better than the base."""
+        return tuple(
+            d.probe for d in self.domain if not (d.chosen < d.base if d.method == "loss" else d.chosen > d.base)
+        )
+
 
 def summarise(events: Sequence[Event]) -> dict[str, Any]:
     """The summary as plain JSON values; figures that are not finite become null."""
@@ -139,9 +146,9 @@ def sentence(summary: Summary, log: RunLog) -> str:
     if summary.verdict == "improved" and summary.choice:
         choice = summary.choice
         stage = choice.stage if len(log.stages) > 1 else ""
-        return (
-            f"Improved: {_results(summary)}; chosen: {position(stage, choice.step, choice.alpha, choice.checkpoint)}."
-        )
+        lost = bool(summary.domain) and len(summary.not_better) == len(summary.domain)
+        head = f"Better where it was chosen, not on the {summary.split} split" if lost else "Improved"
+        return f"{head}: {_results(summary)}; chosen: {position(stage, choice.step, choice.alpha, choice.checkpoint)}."
     if summary.verdict == "kept-base" and summary.choice and summary.choice.checkpoint != BASE:
         where = position("", summary.choice.step, summary.choice.alpha, summary.choice.checkpoint)
         fault = "No better than before" if summary.certified else "Breaks the tolerance"
@@ -165,10 +172,21 @@ def stopped_because(log: RunLog) -> str:
 
 
 def caution(summary: Summary) -> str:
-    """A warning where the chosen checkpoint does not keep the tolerance on the split that is reported."""
-    if summary.general is None or summary.certified or summary.choice is None:
+    """What the reported split does not confirm of the chosen checkpoint: the tolerance, or a better exam."""
+    if summary.choice is None or summary.choice.checkpoint == BASE:
         return ""
-    tolerance, where = tolerance_percent(summary.tolerance), f"the {summary.split or 'screening'} split"
+    where = f"the {summary.split or 'screening'} split"
+    warnings = [_beyond(summary, where)]
+    if summary.not_better:
+        warnings.append(f"On {where} {' and '.join(summary.not_better)} did not become better than before.")
+    return " ".join(filter(None, warnings))
+
+
+def _beyond(summary: Summary, where: str) -> str:
+    """That the tolerance is broken, or not certain to be kept."""
+    if summary.general is None or summary.certified:
+        return ""
+    tolerance = tolerance_percent(summary.tolerance)
     if summary.general.lcb95 > summary.tolerance:
         return f"The chosen checkpoint breaks the tolerance of {tolerance} on {where}."
     return (

@@ -113,6 +113,20 @@ def test_a_bound_beyond_the_tolerance_is_called_not_certified() -> None:
     assert "is not certified" in caution(summary_of(log))
 
 
+def test_an_exam_that_did_not_become_better_where_it_is_reported_is_no_improvement() -> None:
+    def failed(event: Event) -> Event:
+        at_test = isinstance(event, Measurement) and (event.checkpoint, event.split) == (BLEND, "test")
+        if at_test and event.role == "domain":
+            return replace(event, items=tuple(0.0 for _ in event.items))
+        return event
+
+    events = [failed(event) for event in run_events()]
+    log = sort_log(events)
+    (exam,) = summary_of(log).domain
+    assert said(events).startswith("Better where it was chosen, not on the test split: ")
+    assert caution(summary_of(log)) == f"On the test split {exam.probe} did not become better than before."
+
+
 def test_the_summary_is_valid_json_even_after_a_divergence() -> None:
     events: list[Event] = []
     for event in run_events():
