@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TITLES: Mapping[str, str] = {
     "improved": "Improved",
+    "unconfirmed": "Not confirmed",
     "kept-base": "Base kept",
     "stopped": "Stopped",
     "unfinished": "Unfinished",
@@ -82,6 +83,7 @@ def render_report(
     summaries = {key: summary_of(one) for key, one in logs.items()}
     summary = summaries[name]
     lead, _, rest = sentence(summary, log).partition(":")
+    tone = "unconfirmed" if summary.unconfirmed else summary.verdict
     folder = resources.files("temper.report")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= FILTERS
@@ -97,7 +99,8 @@ def render_report(
         summary=summary,
         words=words,
         base_id=BASE,
-        status=TITLES[summary.verdict],
+        status=TITLES[tone],
+        tone=tone,
         lead=lead,
         rest=rest,
         caution=caution(summary),

@@ -80,6 +80,11 @@ class Summary:
             d.probe for d in self.domain if not (d.chosen < d.base if d.method == "loss" else d.chosen > d.base)
         )
 
+    @property
+    def unconfirmed(self) -> bool:
+        """True when something better was chosen and no exam is better on the split that is reported."""
+        return self.verdict == "improved" and bool(self.domain) and len(self.not_better) == len(self.domain)
+
 
 def summarise(events: Sequence[Event]) -> dict[str, Any]:
     """The summary as plain JSON values; figures that are not finite become null."""
@@ -146,8 +151,7 @@ def sentence(summary: Summary, log: RunLog) -> str:
     if summary.verdict == "improved" and summary.choice:
         choice = summary.choice
         stage = choice.stage if len(log.stages) > 1 else ""
-        lost = bool(summary.domain) and len(summary.not_better) == len(summary.domain)
-        head = f"Better where it was chosen, not on the {summary.split} split" if lost else "Improved"
+        head = f"Better where it was chosen, not on the {summary.split} split" if summary.unconfirmed else "Improved"
         return f"{head}: {_results(summary)}; chosen: {position(stage, choice.step, choice.alpha, choice.checkpoint)}."
     if summary.verdict == "kept-base" and summary.choice and summary.choice.checkpoint != BASE:
         where = position("", summary.choice.step, summary.choice.alpha, summary.choice.checkpoint)

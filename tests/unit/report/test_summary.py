@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from temper.events import Candidate, Choice, Event, Measurement, RunFinished, StageStarted, Verdict
-from temper.report import summarise
+from temper.report import render_report, summarise
 from temper.report.runlog import sort_log
 from temper.report.summary import caution, sentence, summary_of
 from tests.report_events import STAGE, kept_base_events, run_events, stopped_events, two_stage_events
@@ -124,6 +124,8 @@ def test_an_exam_that_did_not_become_better_where_it_is_reported_is_no_improveme
     log = sort_log(events)
     (exam,) = summary_of(log).domain
     assert said(events).startswith("Better where it was chosen, not on the test split: ")
+    assert 'class="is-unconfirmed"' in render_report(events, name="mine")
+    assert 'class="is-improved"' in render_report(run_events(), name="mine")
     assert caution(summary_of(log)) == f"On the test split {exam.probe} did not become better than before."
 
 
