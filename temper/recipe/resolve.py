@@ -26,6 +26,10 @@ FEW_STEPS = 10
 """Below this a run is said to be too short to learn from."""
 FEW_EXAM_ROWS = 100
 """Below this the width of the domain score's interval is pointed out."""
+_GUARDED_BY: Mapping[str, str] = {
+    "stop": "ends the stage once the drop surely exceeds the tolerance",
+    "warn": "a repair may begin beyond the tolerance, where a guard that stops would end it at its first look",
+}
 _CHOSEN_BY: Mapping[str, str] = {
     "score": "best domain score inside the tolerance",
     "loss": "lowest loss on held-out text inside the tolerance",
@@ -239,9 +243,7 @@ def _stage(stage: Stage, facts: Facts, index: int, cut: Cut) -> tuple[ResolvedSt
         clip=sheet.take("clip", stage.clip, rules.pick(table.clip)),
         betas=tuple(sheet.take("betas", stage.betas, rules.pick(table.betas))),
         max_length=_max_length(stage, facts, table, sheet),
-        guard=sheet.take(
-            "guard", stage.guard, plain("stop", "ends the stage once the drop surely exceeds the tolerance")
-        ),
+        guard=sheet.take("guard", stage.guard, plain(stage.guarded_by, _GUARDED_BY[stage.guarded_by])),
         choose=sheet.take("choose", stage.choose, plain("best", _CHOSEN_BY[stage.judged_by])),
         checkpoints=min(steps, sheet.take("checkpoints", stage.checkpoints, rules.pick(table.checkpoints))),
     )

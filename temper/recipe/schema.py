@@ -77,6 +77,8 @@ class Stage(Frozen):
     learns: ClassVar[Learns] = "answers"
     judged_by: ClassVar[Literal["score", "loss"]] = "score"
     """How checkpoints are compared: by what the exam scores, or by the loss on held-out text."""
+    guarded_by: ClassVar[Literal["stop", "warn"]] = "stop"
+    """What the guard does where the recipe leaves it open."""
     on_policy: ClassVar[bool] = False
     """Whether it learns from what the model says during the stage; such a stage counts steps, not epochs."""
 

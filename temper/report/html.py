@@ -83,7 +83,6 @@ def render_report(
     summaries = {key: summary_of(one) for key, one in logs.items()}
     summary = summaries[name]
     lead, _, rest = sentence(summary, log).partition(":")
-    tone = "unconfirmed" if summary.unconfirmed else summary.verdict
     folder = resources.files("temper.report")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= FILTERS
@@ -99,8 +98,7 @@ def render_report(
         summary=summary,
         words=words,
         base_id=BASE,
-        status=TITLES[tone],
-        tone=tone,
+        status=TITLES[summary.tone],
         lead=lead,
         rest=rest,
         caution=caution(summary),

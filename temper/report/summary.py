@@ -81,9 +81,10 @@ class Summary:
         )
 
     @property
-    def unconfirmed(self) -> bool:
-        """True when something better was chosen and no exam is better on the split that is reported."""
-        return self.verdict == "improved" and bool(self.domain) and len(self.not_better) == len(self.domain)
+    def tone(self) -> str:
+        """The verdict; `unconfirmed` where a better one was chosen and no exam is better on the split reported."""
+        lost = bool(self.domain) and len(self.not_better) == len(self.domain)
+        return "unconfirmed" if self.verdict == "improved" and lost else self.verdict
 
 
 def summarise(events: Sequence[Event]) -> dict[str, Any]:
@@ -151,7 +152,8 @@ def sentence(summary: Summary, log: RunLog) -> str:
     if summary.verdict == "improved" and summary.choice:
         choice = summary.choice
         stage = choice.stage if len(log.stages) > 1 else ""
-        head = f"Better where it was chosen, not on the {summary.split} split" if summary.unconfirmed else "Improved"
+        lost = summary.tone == "unconfirmed"
+        head = f"Better where it was chosen, not on the {summary.split} split" if lost else "Improved"
         return f"{head}: {_results(summary)}; chosen: {position(stage, choice.step, choice.alpha, choice.checkpoint)}."
     if summary.verdict == "kept-base" and summary.choice and summary.choice.checkpoint != BASE:
         where = position("", summary.choice.step, summary.choice.alpha, summary.choice.checkpoint)

@@ -66,6 +66,7 @@ class Distill(Stage):
     """On-policy distillation: the model's own replies, judged token by token by a teacher."""
 
     learns: ClassVar[Learns] = "tasks"
+    guarded_by: ClassVar[Literal["stop", "warn"]] = "warn"
     on_policy: ClassVar[bool] = True
 
     technique: Literal["distill"] = "distill"  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -15,7 +15,7 @@ from temper.data.datum import Datum
 from temper.data.render import Renderer
 from temper.data.rows import read_rows
 from temper.errors import CheckpointError, DataError, RecipeError
-from temper.events import Event, Step
+from temper.events import Event, Step, Verdict
 from temper.losses import Term
 from temper.model.fake import FakeLearner, FakeSampler
 from temper.model.protocol import Checkpoint, Policy, TrainSpec
@@ -172,6 +172,14 @@ def test_after_a_stage_the_teacher_is_the_base_of_the_run(asked: World) -> None:
     result = asked.run(asked.recipe(BENT, {**REPAIR, "prompts": 16}))
     steps = [e for e in of(held(result), Step) if e.stage == "02-distill"]
     assert steps[0].loss > 0.01
+
+
+@pytest.mark.slow
+def test_a_repair_that_begins_beyond_the_tolerance_is_not_stopped(asked: World) -> None:
+    log = held(asked.run(asked.recipe({**BENT, "steps": 24}, {**REPAIR, "checkpoints": 3, "lr": 1e-5})))
+    verdicts = [v for v in of(log, Verdict) if v.stage == "02-distill"]
+    assert verdicts[0].lcb95 > 0.1 and verdicts[-1].step == 6
+    assert {v.level for v in verdicts} == {"warn"}
 
 
 def test_another_model_may_be_the_teacher(asked: World) -> None:
