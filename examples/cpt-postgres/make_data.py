@@ -41,8 +41,7 @@ EXAM_SHARE = 0.5
 REPLY = {
     "parameter": "The parameter is {}.", "default": "Its default value is {}.", "command": "The command is {}.",
 }  # fmt: skip
-"""A chat model answers in sentences. One that learns bare names from these rows answers everything with bare names: the
-README's figures."""
+"""A chat model answers in sentences; one that learnt bare names here lost more of its general abilities (README)."""
 SENTENCE = re.compile(r"(?<=[.])\s+(?=[A-Z])")
 PARAMETER = re.compile(
     r'<dt id="GUC-[^"]*">.*?<code class="varname">(\w+)</code> \(<code class="type">([\w ]+)</code>\).*?</dt><dd>', re.S
