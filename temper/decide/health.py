@@ -233,13 +233,12 @@ def _dead(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
         for i in (-3 * WINDOW, -2 * WINDOW, -WINDOW)
     )
     level: Level = "stop" if long else "warn"
+    limit = limits.dead_stop if long else limits.dead
     cure = "take easier tasks, a reward that pays in parts, or more rollouts per prompt"
     if _last(steps, lambda s: s.reward) >= limits.solved:
         level, cure = "stop", "the tasks are solved, nothing is left to learn from them"
-    reason = (
-        f"in {percent(now)} of the groups all rewards are the same (healthy: at most {percent(limits.dead)}); {cure}"
-    )
-    return _Finding(level=level, value=now, limit=limits.dead, reason=reason)
+    reason = f"in {percent(now)} of the groups all rewards are the same (healthy: at most {percent(limits.dead)}); {cure}"
+    return _Finding(level=level, value=now, limit=limit, reason=reason)
 
 
 def _entropy(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:

@@ -253,7 +253,7 @@ class _Fold:
         if choices[made].verdict == "improved":
             return "improved"
         found = [e for e in self.context.folder.events() if isinstance(e, Candidate) and e.checkpoint == result.id]
-        base = [m for m in self.measured.exams if m.probe in {p.spec.name for p in self.prepared.exams(made)}]
+        base = _of(self.measured.exams, self.prepared.exams(made))
         better = bool(found) and found[-1].domain > mean_score(base, base)
         return "improved" if better and found[-1].ucb95 <= self.context.tolerance else choices[made].verdict
 
@@ -268,10 +268,14 @@ class _Fold:
     def _judging(self, index: int, standing: _Standing) -> tuple[Start, Sequence[Probe], Sequence[Measurement]]:
         """Where a stage begins, the exams that judge it, and what the base made of them."""
         exams = self.prepared.exams(index)
-        names = {p.spec.name for p in exams}
-        base = [m for m in self.measured.exams if m.probe in names]
-        score = mean_score([m for m in standing.to_beat if m.probe in names], base)
+        base = _of(self.measured.exams, exams)
+        score = mean_score(_of(standing.to_beat, exams), base)
         return Start(checkpoint=standing.start, domain=score), exams, base
+
+
+def _of(measured: Sequence[Measurement], exams: Sequence[Probe]) -> list[Measurement]:
+    names = {p.spec.name for p in exams}
+    return [m for m in measured if m.probe in names]
 
 
 def _named(prepared: Prepared, backend: Backend) -> tuple[Base, Renderer]:

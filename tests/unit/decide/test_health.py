@@ -170,6 +170,8 @@ def test_dead_groups_warn_and_stop_when_they_stay_dead() -> None:
     assert rules(review(history("dead", [0.8] * 15))) == {"dead-groups": "warn"}  # others take their place in the step
     assert rules(review(history("dead", [0.9] * 15))) == {"dead-groups": "stop"}
     assert rules(review(history("dead", [0.9] * 10 + [0.8] * 5))) == {"dead-groups": "warn"}
+    limits = [found.limit for dead in (0.8, 0.9) for found in review(history("dead", [dead] * 15))]
+    assert limits == [0.7, 0.85]  # the one that was broken
 
 
 def test_dead_groups_of_solved_tasks_end_the_stage() -> None:
