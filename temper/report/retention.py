@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from temper.events import Measurement
-from temper.stats import Drawn, Interval, generator, loss_rise, score_fall, wilson
+from temper.stats import Drawn, Interval, difference, generator, loss_rise, score_fall, transitions, wilson
 from temper.stats.drop import Pair, combine, pair
 from temper.stats.drop import paired as paired  # callers pair measurements with the same rule
 
@@ -89,6 +89,25 @@ def interval(measurement: Measurement, *, seed: int = 0) -> Interval | None:
     # The fall from one for all to the scores is 1 - mean, and its interval turned round is the interval of the mean.
     fall = score_fall([1.0] * len(items), items, rng=generator(seed, measurement.probe)).estimate(0.975)
     return Interval(low=max(0.0, 1.0 - fall.high), high=min(1.0, 1.0 - fall.low))
+
+
+def gain(base: Measurement, now: Measurement, *, seed: int = 0) -> Interval | None:
+    """Two-sided 95 % interval of what a probe's figure gained on the same items; above zero is better.
+
+    Of right and wrong answers by their changes, else by paired bootstrap; of a loss in bits per byte.
+    """
+    if not now.items or len(base.items) != len(now.items) or not (_finite(base) and _finite(now)):
+        return None
+    rng = generator(seed, now.probe)
+    if now.method == "loss":
+        rise = loss_rise(base.items, now.items, rng=rng).estimate(0.975)
+        return Interval(low=-rise.high * base.value, high=-rise.low * base.value)
+    if all(x in (0.0, 1.0) for x in (*base.items, *now.items)):
+        moved = transitions(base.items, now.items)
+        return difference(moved.lost, moved.won, len(now.items))
+    # Measured from one below the base, the relative fall is the difference itself.
+    fall = score_fall(base.items, now.items, chance=base.value - 1.0, rng=rng).estimate(0.975)
+    return Interval(low=-fall.high, high=-fall.low)
 
 
 def _loss_interval(measurement: Measurement, seed: int) -> Interval:

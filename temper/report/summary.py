@@ -14,9 +14,10 @@ from typing import Any
 from temper.events import Candidate, Choice, Event, Role, Split
 from temper.report import chain
 from temper.report.candidates import on_front
-from temper.report.retention import Bounded, Retention, interval, paired, retention
+from temper.report.retention import Bounded, Retention, gain, interval, paired, retention
 from temper.report.runlog import BASE, SPLITS, RunLog, sort_log
 from temper.report.words import ARROW, drop_percent, position, score, tolerance_percent
+from temper.report.words import gain as gain_text
 from temper.report.words import interval as interval_text
 from temper.stats import Interval
 
@@ -33,6 +34,8 @@ class DomainResult:
     chosen: float
     ci95: Interval | None
     """Two-sided interval of `chosen`."""
+    gain95: Interval | None
+    """Two-sided interval of what was gained on the same items."""
     parts: dict[str, tuple[float | None, float]]
     """Further means, base and chosen, e.g. validity of JSON."""
 
@@ -178,13 +181,19 @@ def stopped_because(log: RunLog) -> str:
 
 
 def caution(summary: Summary) -> str:
-    """What the reported split does not confirm of the chosen checkpoint: the tolerance, or a better exam."""
+    """What the reported split does not confirm of the chosen checkpoint: the tolerance, or better exams."""
     if summary.choice is None or summary.choice.checkpoint == BASE:
         return ""
     where = f"the {summary.split or 'screening'} split"
     warnings = [_beyond(summary, where)]
     if summary.not_better:
         warnings.append(f"On {where} {' and '.join(summary.not_better)} did not become better than before.")
+    warnings += [
+        f"On {where} the gain on {d.probe} may be chance: with 95 % confidence it is "
+        f"{gain_text(d.gain95.low, d.gain95.high, d.method)}."
+        for d in summary.domain
+        if d.gain95 and d.gain95.low <= 0.0 and d.probe not in summary.not_better
+    ]
     return " ".join(filter(None, warnings))
 
 
@@ -263,6 +272,7 @@ def _domain(log: RunLog, split: Split) -> tuple[DomainResult, ...]:
                 base=one.value,
                 chosen=other.value,
                 ci95=interval(other),
+                gain95=gain(one, other),
                 parts={name: (one.parts.get(name), value) for name, value in other.parts.items()},
             )
         )
@@ -284,9 +294,9 @@ def _cost(log: RunLog) -> Cost:
 
 
 def _domain_json(result: DomainResult) -> dict[str, Any]:
-    ci95 = [result.ci95.low, result.ci95.high] if result.ci95 else None
+    ci95, gain95 = ([i.low, i.high] if i else None for i in (result.ci95, result.gain95))
     parts = {name: {"base": base, "chosen": chosen} for name, (base, chosen) in result.parts.items()}
-    return {**_fields(result, "probe metric items base chosen"), "ci95": ci95, "parts": parts}
+    return {**_fields(result, "probe metric items base chosen"), "ci95": ci95, "gain95": gain95, "parts": parts}
 
 
 def _fields(value: object, names: str) -> dict[str, Any]:

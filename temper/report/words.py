@@ -46,6 +46,14 @@ def interval(low: float, high: float, method: str) -> str:
     return f"{percent(low).removesuffix(f'{SPACE}%')} to {percent(high)}"
 
 
+def gain(low: float, high: float, method: str) -> str:
+    """Between what a gain lies: `71.8 to 86 points`, of a share; or in bits per byte."""
+    if method == "loss":
+        return f"{_signed(f'{low:.3f}')} to {_signed(f'{high:.3f}')} bits per byte"
+    low_points, high_points = (percent(value).removesuffix(f"{SPACE}%") for value in (low, high))
+    return f"{low_points} to {high_points} points"
+
+
 def duration(seconds: float) -> str:
     """A time span: `4.2 s`, `5 min 11 s`, `2 h 05 min`."""
     if seconds < 59.95:

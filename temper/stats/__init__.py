@@ -2,7 +2,7 @@
 
 - `bootstrap`: paired comparison. `loss_rise`, `score_fall` and `average` build a `Drawn` (a figure with its resampled
   values), `Drawn.estimate` turns it into one-sided bounds. Items that share a passage are resampled as one cluster.
-- `counts`: right and wrong answers: `wilson`, `transitions`, `mcnemar`, `pass_at_k`.
+- `counts`: right and wrong answers: `wilson`, `difference`, `transitions`, `mcnemar`, `pass_at_k`.
 - `normal`: `z_value`, how many standard errors a one-sided bound is away.
 - `sequential`: bounds that hold jointly over many looks at the same items: `spending_limits`, `joint_lower_bounds`.
 - `drop`: the one arithmetic of the general drop, from measurements; guard, choice and report share it.
@@ -24,7 +24,7 @@ from temper.stats.bootstrap import (
     resampled_sums,
     score_fall,
 )
-from temper.stats.counts import Interval, Transitions, mcnemar, pass_at_k, transitions, wilson
+from temper.stats.counts import Interval, Transitions, difference, mcnemar, pass_at_k, transitions, wilson
 from temper.stats.normal import z_value
 from temper.stats.sequential import Figures, joint_lower_bounds, spending_limits
 
@@ -38,6 +38,7 @@ __all__ = [
     "Interval",
     "Transitions",
     "average",
+    "difference",
     "generator",
     "joint_lower_bounds",
     "loss_rise",

@@ -132,6 +132,21 @@ def test_wilson_at_no_hit_ends_at_zero_and_still_has_a_width():
     assert (interval.low, interval.high) == pytest.approx((0.0, 0.27754), abs=1e-5)
 
 
+def test_the_difference_of_paired_shares_by_hand():
+    # n + 2 = 100, change 6 / 100, variance (13 / 100 - 0.06^2) / 100 = 0.03555^2; 1.96 of them to either side.
+    interval = stats.difference(3, 9, 98)
+    assert (interval.low, interval.high) == pytest.approx((-0.00968, 0.12968), abs=1e-5)
+    alone = stats.difference(0, 4, 81)  # four won and none lost: an even coin does that one time in eight
+    assert alone.low < 0 < alone.high
+
+
+def test_the_difference_of_paired_shares_covers_the_truth_as_often_as_it_says():
+    for lost, won in ((0.05, 0.12), (0.0, 0.05), (0.2, 0.2)):
+        changes = rng().multinomial(80, [lost, won, 1 - lost - won], size=2000)
+        found = [stats.difference(int(a), int(b), 80) for a, b, _ in changes]
+        assert np.mean([i.low <= won - lost <= i.high for i in found]) >= 0.94
+
+
 def test_transitions_are_counted_in_both_directions():
     moved = stats.transitions([1, 1, 1, 0, 0], [1, 0, 0, 1, 0])
     assert (moved.kept, moved.lost, moved.won, moved.missed) == (1, 2, 1, 1)

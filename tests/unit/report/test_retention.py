@@ -7,7 +7,7 @@ import pytest
 
 from temper.decide.drop import general_drop
 from temper.events import Measurement
-from temper.report.retention import interval, paired, retention
+from temper.report.retention import gain, interval, paired, retention
 from tests.report_events import STAGE, run_events
 
 
@@ -108,6 +108,21 @@ def test_interval_of_graded_scores_surrounds_their_mean() -> None:
 def test_interval_of_a_loss_is_in_bits_per_byte() -> None:
     found = interval(loss((150.0, 150.0)))
     assert found is not None and (found.low, found.high) == pytest.approx((1.5, 1.5))
+
+
+def test_the_gain_of_right_and_wrong_answers_follows_their_changes() -> None:
+    before, now = (0.0,) * 81, (1.0,) * 4 + (0.0,) * 77
+    found = gain(choice(before), choice(now))
+    # 4 / 83 and 1.96 sqrt((5 / 83 - (4 / 83)^2) / 83) to either side
+    assert found is not None and (found.low, found.high) == pytest.approx((-0.00360, 0.09998), abs=1e-4)
+
+
+def test_the_gain_of_graded_scores_and_of_a_loss_points_upwards_where_it_became_better() -> None:
+    graded = gain(choice((0.2, 0.4, 0.6) * 10), choice((0.3, 0.5, 0.7) * 10))
+    assert graded is not None and (graded.low, graded.high) == pytest.approx((0.1, 0.1))
+    bits = gain(loss((150.0, 150.0)), loss((120.0, 120.0)))  # 1.5 -> 1.2 bits per byte
+    assert bits is not None and (bits.low, bits.high) == pytest.approx((0.3, 0.3))
+    assert gain(choice((0.5,)), choice((math.nan,))) is None
 
 
 def test_no_interval_for_values_that_are_not_finite() -> None:

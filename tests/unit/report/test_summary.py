@@ -8,7 +8,7 @@ import pytest
 
 from temper.events import Candidate, Choice, Event, Measurement, RunFinished, StageStarted, Verdict
 from temper.report import render_report, summarise
-from temper.report.runlog import sort_log
+from temper.report.runlog import BASE, sort_log
 from temper.report.summary import caution, sentence, summary_of
 from tests.report_events import STAGE, kept_base_events, run_events, stopped_events, two_stage_events
 
@@ -127,6 +127,27 @@ def test_an_exam_that_did_not_become_better_where_it_is_reported_is_no_improveme
     assert 'class="is-unconfirmed"' in render_report(events, name="mine")
     assert 'class="is-improved"' in render_report(run_events(), name="mine")
     assert caution(summary_of(log)) == f"On the test split {exam.probe} did not become better than before."
+
+
+def test_a_gain_that_may_be_chance_is_said_to_be_so() -> None:
+    def little(event: Event) -> Event:
+        at_test = isinstance(event, Measurement) and (event.checkpoint, event.split) == (BLEND, "test")
+        if at_test and event.role == "domain":
+            before = next(
+                e for e in run_events()
+                if isinstance(e, Measurement) and (e.checkpoint, e.split, e.probe) == (BASE, "test", event.probe)
+            )  # fmt: skip
+            won = before.items.index(0.0)
+            return replace(event, ids=before.ids, items=(*before.items[:won], 1.0, *before.items[won + 1 :]))
+        return event
+
+    document = summarise(run_events())
+    low, high = document["domain"][0]["gain95"]
+    assert 0.6 < low < document["domain"][0]["chosen"] - document["domain"][0]["base"] < high
+    assert "gained 71" in render_report(run_events(), name="mine").replace("\N{NO-BREAK SPACE}", " ")
+    text = caution(summary_of(sort_log([little(event) for event in run_events()])))
+    assert text.startswith("On the test split the gain on exam may be chance: with 95 % confidence it is ")
+    assert text.endswith(" points.")
 
 
 def test_the_summary_is_valid_json_even_after_a_divergence() -> None:
