@@ -15,7 +15,7 @@ from pathlib import Path
 
 LEVELS = (1, 2, 3)
 """Digits of both numbers."""
-WORKED, TASKS, EXAM = 20, 120, 60
+WORKED, TASKS, EXAM = 20, 120, 160
 """Rows of each level; one digit has fewer tasks, there are no more."""
 PROMPTS = ("What is {a} {sign} {b}?", "Calculate {a} {sign} {b}.", "How much is {a} {sign} {b}?")
 ENDING = " Answer with the number alone."
