@@ -3,7 +3,7 @@
 Successive halving after ASHA (Li et al., 1810.05934) on a score with a constraint: at every rung the best third goes on
 to the next, decided whenever a place is free, so that nobody waits. Optuna's pruners know one objective and no
 constraint, so the rule is ours. A trial is paused, not shortened: it trains under the schedule of its full length and
-goes on where it stopped. Pure; imports events and stats.
+goes on where it stopped. Pure; imports events, stats and decide.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from temper.decide.promise import FINER, Outlook
 from temper.events.search import TrialSeen
+from temper.stats import z_value
 
 FRACTIONS = (0.125, 0.375, 1.0)
 """Parts of a run at which trials are compared: a tenth is the least that says anything (methods 6), each rung three
@@ -60,26 +62,32 @@ def rung_of(done: float) -> int:
     return max((k for k, part in enumerate(FRACTIONS) if done >= part - 1e-9), default=-1)
 
 
-def score(trial: TrialSeen, tolerance: float) -> float:
-    """What a trial is ranked by: its domain score if it may keep the tolerance, else less than doing nothing.
+def chance(trial: TrialSeen, tolerance: float) -> float:
+    """Probability that a trial keeps the tolerance when it is measured in full, going by its newest look."""
+    if trial.status == "finished":
+        return float(trial.improved)
+    if trial.status in ("failed", "stopped") or trial.lcb95 > tolerance:
+        return 0.0
+    error = max(0.0, trial.ucb95 - trial.drop) / z_value(0.95)
+    bound = trial.drop + z_value(0.95) * FINER * error
+    return Outlook(drop=trial.drop, spread=error, bound=bound).chance(tolerance)
 
-    Of a finished trial that is what it hands on; of a paused one its newest look, which breaks the tolerance when
-    its lower bound does, as few items say little.
+
+def score(trial: TrialSeen, tolerance: float) -> float:
+    """What a trial is ranked by: the domain score that it may be expected to hand on.
+
+    Of a finished trial what it hands on; of a paused one the gain at its newest look times the chance that it keeps
+    the tolerance. One that surely breaks it, as one that was stopped, counts less than doing nothing.
     """
-    if trial.status == "failed":
-        return -math.inf
-    broken = not trial.improved if trial.status == "finished" else trial.lcb95 > tolerance
-    if broken or trial.status == "stopped":
-        return min(trial.base, trial.domain) - max(trial.drop, 0.0)
-    return trial.domain
+    return -math.inf if trial.status == "failed" else _hoped(trial, trial.domain, tolerance)
 
 
 def score_at(trial: TrialSeen, rung: int, tolerance: float) -> float:
-    """The score that a trial had when it reached a rung."""
+    """The score that a trial had when it reached a rung, by what is known now of its drop."""
     looks = {float(place): value for place, value in trial.looks.items()}
     then = [looks[place] for place in sorted(looks) if place >= FRACTIONS[rung] - 1e-9]
     now = score(trial, tolerance)
-    return then[0] if then and now > trial.base - 1e-9 else now
+    return _hoped(trial, then[0], tolerance) if then and now > trial.base - 1e-9 else now
 
 
 def next_action(trials: Sequence[TrialSeen], *, tolerance: float, room: float, begin: bool = True) -> Action | None:
@@ -106,7 +114,7 @@ def next_action(trials: Sequence[TrialSeen], *, tolerance: float, room: float, b
 def _promotable(trials: Sequence[TrialSeen], rung: int, tolerance: float) -> TrialSeen | None:
     """The best trial that waits at a rung and is among the best third of all that have reached it."""
     reached = [t for t in trials if rung_of(t.done) >= rung and t.status != "failed"]
-    reached.sort(key=lambda t: _rank(t, score_at(t, rung, tolerance)))
+    reached.sort(key=lambda t: _rank(t, score_at(t, rung, tolerance), tolerance))
     best = reached[: len(reached) // ETA]
     waiting = [t for t in best if t.status == "paused" and rung_of(t.done) == rung and score(t, tolerance) >= t.base]
     return waiting[0] if waiting else None
@@ -115,7 +123,7 @@ def _promotable(trials: Sequence[TrialSeen], rung: int, tolerance: float) -> Tri
 def to_finish(trials: Sequence[TrialSeen], tolerance: float) -> TrialSeen | None:
     """The trial that wins if nothing else happens: the best of all, if it is not finished yet."""
     able = [t for t in trials if t.status in ("paused", "finished") and score(t, tolerance) >= t.base]
-    best = min(able, key=lambda t: _rank(t, expected(t, trials, tolerance)), default=None)
+    best = min(able, key=lambda t: _rank(t, expected(t, trials, tolerance), tolerance), default=None)
     return best if best is not None and best.status == "paused" else None
 
 
@@ -140,7 +148,7 @@ def expected(trial: TrialSeen, trials: Sequence[TrialSeen], tolerance: float) ->
         for t in trials
         if t.status == "finished" and t.improved and t.looks
     ]
-    return now + (statistics.median(gains) if gains else 0.0)
+    return _hoped(trial, trial.domain + (statistics.median(gains) if gains else 0.0), tolerance)
 
 
 def expected_gain(trials: Sequence[TrialSeen], tolerance: float) -> Expectation:
@@ -168,6 +176,17 @@ def saved_tokens(trials: Sequence[TrialSeen]) -> int:
     return round(sum(max(0.0, t.whole_tokens - t.tokens) for t in trials if t.status in ("paused", "stopped")))
 
 
-def _rank(trial: TrialSeen, value: float) -> tuple[float, float, int]:
-    """Sort key of a trial with this score, the best first; of equals, as in an exam beyond all, the lower loss."""
-    return (-value, trial.loss, trial.number)
+def _hoped(trial: TrialSeen, domain: float, tolerance: float) -> float:
+    """This domain score as far as it may be handed on."""
+    kept = chance(trial, tolerance)
+    if kept == 0.0:
+        return min(trial.base, domain) - max(trial.drop, 0.0)
+    return trial.base + (domain - trial.base) * (kept if domain > trial.base else 1.0)
+
+
+def _rank(trial: TrialSeen, value: float, tolerance: float) -> tuple[float, bool, float, int]:
+    """Sort key of a trial with this score, the best first.
+
+    Of equals, as in an exam that is still beyond all, those that rather keep the tolerance, then the lower loss.
+    """
+    return (-value, chance(trial, tolerance) < 0.5, trial.loss, trial.number)

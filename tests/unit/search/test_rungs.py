@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from temper.errors import RecipeError
 from temper.search.budget import SearchBudget
 from temper.search.rungs import (
     Action,
+    chance,
     expected,
     expected_gain,
     next_action,
@@ -34,10 +36,27 @@ def test_a_rung_is_reached_when_its_part_of_the_steps_is_taken() -> None:
 
 
 def test_a_trial_that_surely_breaks_the_tolerance_ranks_below_doing_nothing() -> None:
-    assert score(trial(domain=0.5, drop=0.03, lcb95=0.009), TOLERANCE) == 0.5  # may still keep it
+    assert score(trial(domain=0.5, drop=0.03, lcb95=0.009, ucb95=0.051), TOLERANCE) > 0  # may still keep it
     assert score(trial(domain=0.5, drop=0.03, lcb95=0.011), TOLERANCE) == pytest.approx(-0.03)
     assert score(trial(status="finished", domain=0.9, drop=0.2, improved=False, base=0.1), TOLERANCE) < 0.1
     assert score(trial(status="failed", domain=0.9), TOLERANCE) == -math.inf
+
+
+def test_a_gain_counts_as_far_as_it_is_likely_to_be_kept() -> None:
+    """Looks of a real study with a tolerance of 6 %, which spent all it had on the first and kept the base.
+
+    Standard errors (0.1082 - 0.0672) / 1.645 = 0.0249 and 0.0146; a full look has a third of them, so the bounds
+    expected are 0.0809 and 0.0330, and the chances to be below 0.06 are 20 % and 97 %.
+    """
+    bold = trial(0, domain=0.14, drop=0.0672, lcb95=0.0212, ucb95=0.1082, loss=0.3, done=0.5)
+    careful = trial(1, domain=0.11, drop=0.025, lcb95=0.001, ucb95=0.049, loss=0.35, done=0.5)
+    assert chance(bold, 0.06) == pytest.approx(0.201, abs=0.002)
+    assert chance(careful, 0.06) == pytest.approx(0.968, abs=0.002)
+    assert score(bold, 0.06) == pytest.approx(0.0282, abs=3e-4)
+    assert to_finish([bold, careful], 0.06) is careful
+    # Before anybody answers the exam the lower loss goes on only where it rather keeps the tolerance.
+    first = [replace(t, domain=0.0) for t in (bold, careful)]
+    assert to_finish(first, 0.06) is first[1]
 
 
 def test_one_in_three_goes_on_and_the_best_first() -> None:
