@@ -42,6 +42,8 @@ class Frozen(BaseModel):
 class Case(Frozen):
     """One row of an entry that depends on a fact."""
 
+    since: float = 0.0
+    """Between the limit of the case before and this fact the value goes over; at once where it is 0."""
     up_to: float = math.inf
     value: float
 
@@ -61,6 +63,9 @@ class Entry(Frozen):
             raise ValueError("an entry has either `value`, or `by` and `cases`")
         if limits and (limits != sorted(limits) or limits[-1] != math.inf):
             raise ValueError("cases rise by `up_to`, and the last one has none")
+        ends = zip((0.0, *limits), self.cases, strict=False)
+        if any(one.since and not before < one.since <= one.up_to for before, one in ends):
+            raise ValueError("`since` lies between the case before and `up_to`")
         return self
 
 
@@ -167,7 +172,9 @@ def pick(entry: Entry, fact: float = math.nan) -> Ruled[Any]:
     """The value of an entry for a fact, with the case that held as its rule."""
     if not entry.cases:
         return Ruled(value=entry.value, rule="", evidence=entry.evidence)
-    case = next(c for c in entry.cases if fact <= c.up_to)
+    place, case = next((n, c) for n, c in enumerate(entry.cases) if fact <= c.up_to)
+    if fact < case.since:
+        return _between(entry, entry.cases[place - 1], case, fact)
     limit = f"up to {case.up_to:,.0f}" if math.isfinite(case.up_to) else f"above {_last_limit(entry):,.0f}"
     rule = f"{case.value:g} for {_words(entry.by)} {limit}; here {fact:,.0f}"
     return Ruled(value=case.value, rule=rule, evidence=entry.evidence)
@@ -255,6 +262,17 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     """The same weights scaled to a sum of 1; a zero stays, since it says that a source is not wanted."""
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items()}
+
+
+def _between(entry: Entry, one: Case, other: Case, fact: float) -> Ruled[float]:
+    """A value on the power law that joins two cases."""
+    part = math.log(fact / one.up_to) / math.log(other.since / one.up_to)
+    value = float(f"{one.value * (other.value / one.value) ** part:.2g}")
+    rule = (
+        f"{value:g} between {one.value:g} for {_words(entry.by)} up to {one.up_to:,.0f} and {other.value:g} from "
+        f"{other.since:,.0f} on; here {fact:,.0f}"
+    )
+    return Ruled(value=value, rule=rule, evidence=entry.evidence)
 
 
 def _last_limit(entry: Entry) -> float:

@@ -237,7 +237,9 @@ def _dead(steps: Sequence[RolloutStep], limits: Limits) -> _Finding | None:
     cure = "take easier tasks, a reward that pays in parts, or more rollouts per prompt"
     if _last(steps, lambda s: s.reward) >= limits.solved:
         level, cure = "stop", "the tasks are solved, nothing is left to learn from them"
-    reason = f"in {percent(now)} of the groups all rewards are the same (healthy: at most {percent(limits.dead)}); {cure}"
+    reason = (
+        f"in {percent(now)} of the groups all rewards are the same (healthy: at most {percent(limits.dead)}); {cure}"
+    )
     return _Finding(level=level, value=now, limit=limit, reason=reason)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,21 @@ def test_the_first_case_that_reaches_the_fact_holds(steps: int, value: float) ->
 def test_the_rule_names_the_limit_and_the_fact() -> None:
     assert rules.pick(entry(), 120).rule == "0.001 for steps up to 200; here 120"
     assert rules.pick(entry(), 4000).rule == "0.0004 for steps above 200; here 4,000"
+
+
+def test_a_value_goes_over_between_two_cases() -> None:
+    # Half way between 10 and 40 on the logarithm is 20: the geometric mean of 1e-4 and 4e-4.
+    cases = (rules.Case(up_to=10, value=1e-4), rules.Case(since=40, value=4e-4))
+    entry = rules.Entry(by="steps", cases=cases, evidence="x")
+    assert [rules.pick(entry, steps).value for steps in (1, 10, 20, 40, 50)] == [1e-4, 1e-4, 2e-4, 4e-4, 4e-4]
+    assert rules.pick(entry, 20).rule == "0.0002 between 0.0001 for steps up to 10 and 0.0004 from 40 on; here 20"
+    with pytest.raises(ValueError, match="since"):
+        rules.Entry(by="steps", cases=(cases[0], rules.Case(since=8, value=4e-4)), evidence="x")
+
+
+def test_one_step_more_never_changes_the_rate_of_an_adapter_by_much(sft: rules.TechniqueTable) -> None:
+    found = [rules.pick(sft.lr_lora, steps).value for steps in range(1, 2000)]
+    assert all(0.9 < later / former < 1.1 for former, later in pairwise(found))
 
 
 def test_full_fine_tuning_takes_a_lower_rate_than_an_adapter(sft: rules.TechniqueTable) -> None:
