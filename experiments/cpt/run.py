@@ -5,8 +5,8 @@
 
 Runs `cpt`, `cpt-sft` and `sft` of examples/cpt-postgres for every seed. A run that is done is not run again, so the
 command continues after a kill. Writes results.json beside this file: of every run the change of the held-out pages in
-bits per byte, the exam before and after, and the general drop, all on the test split; and for every two recipes the
-mean difference of the exam over seeds with its range.
+bits per byte, the exam before and after, and the general drop, all on the test split; and for every two recipes, and
+each and the base, the mean difference of the exam over seeds, with an interval for other questions of the kind.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
+
+from temper import events, stats
+from temper.report.runlog import BASE, sort_log
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "cpt-postgres"
 RECIPES = ("cpt", "cpt-sft", "sft")
+EXAM = "exam"
 ENDED = (0, 4)
 """Exit codes of a run that came to its end: a better checkpoint, or the base kept."""
+
+
+Answers = dict[tuple[str, int], Mapping[str, tuple[float, float]]]
+"""(recipe, seed) -> what `answered` finds in the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +70,13 @@ def main() -> None:
     if not (EXAMPLE / "data" / "exam.jsonl").is_file():
         raise SystemExit("run.py: there are no data; run: python examples/cpt-postgres/make_data.py")
     cells: list[Cell] = []
+    answers: Answers = {}
     for seed, recipe in itertools.product(range(arguments.seeds), RECIPES):
         if recipe in arguments.only:
-            cells.append(cell(recipe, seed, arguments.out / f"{recipe}-{seed}"))
-            write(Path(__file__).with_name("results.json"), cells)
+            out = arguments.out / f"{recipe}-{seed}"
+            cells.append(cell(recipe, seed, out))
+            answers[recipe, seed] = answered(out)
+            write(Path(__file__).with_name("results.json"), cells, answers)
             print(json.dumps(asdict(cells[-1])), flush=True)
 
 
@@ -87,7 +98,7 @@ def summary(out: Path) -> Mapping[str, Any]:
 def read(recipe: str, seed: int, found: Mapping[str, Any]) -> Cell:
     """The figures of one run."""
     domain = {probe["probe"]: probe for probe in found["domain"]}
-    text, exam = domain["held-out"], domain["exam"]
+    text, exam = domain["held-out"], domain[EXAM]
     stage = (found["chosen"] or {}).get("stage", "")
     return Cell(
         recipe=recipe, seed=seed, verdict=found["verdict"], stage=stage, text_base=text["base"], text=text["chosen"],
@@ -96,22 +107,45 @@ def read(recipe: str, seed: int, found: Mapping[str, Any]) -> Cell:
     )  # fmt: skip
 
 
-def differences(cells: Sequence[Cell]) -> list[Mapping[str, Any]]:
-    """For every two recipes: how much better the first one's exam is, seed by seed."""
-    exams = {(c.recipe, c.seed): c.exam for c in cells}
+def answered(out: Path) -> Mapping[str, tuple[float, float]]:
+    """Question -> probability of the right option on the test split, of the base and of what the run handed on."""
+    log = sort_log(events.read(out / "events.jsonl"))
+    (base,), (now,) = (
+        [m for m in log.of(checkpoint, "test", "domain") if m.probe == EXAM] for checkpoint in (BASE, log.chosen)
+    )
+    then = dict(zip(base.ids, base.items, strict=True))
+    return {name: (then[name], score) for name, score in zip(now.ids, now.items, strict=True)}
+
+
+def differences(answers: Answers) -> list[Mapping[str, Any]]:
+    """How much better the first one's exam is, for every two recipes that ran with the same seeds.
+
+    The interval is that of the mean over seeds when the questions are drawn again; what another seed changes is seen
+    in `by_seed`.
+    """
     found: list[Mapping[str, Any]] = []
-    for one, other in itertools.combinations(RECIPES, 2):
-        both = [seed for name, seed in exams if name == one and (other, seed) in exams]
-        gains = [exams[one, seed] - exams[other, seed] for seed in both]
-        if gains:
-            found.append({"of": one, "over": other, "mean": mean(gains), "low": min(gains), "high": max(gains),
-                          "seeds": len(gains)})  # fmt: skip
+    for one, other in [*itertools.combinations(RECIPES, 2), *((recipe, BASE) for recipe in RECIPES)]:
+        seeds = [seed for name, seed in answers if name == one and (other == BASE or (other, seed) in answers)]
+        if not seeds:
+            continue
+        questions = list(answers[one, seeds[0]])
+        now = [[answers[one, seed][q][1] for q in questions] for seed in seeds]
+        place, source = (0, one) if other == BASE else (1, other)
+        then = [[answers[source, seed][q][place] for q in questions] for seed in seeds]
+        gains = [fmean(a) - fmean(b) for a, b in zip(now, then, strict=True)]
+        before, after = ([fmean(scores) for scores in zip(*rows, strict=True)] for rows in (then, now))
+        # Measured from one below, the relative fall is the difference itself.
+        fall = stats.score_fall(before, after, chance=fmean(before) - 1.0, rng=stats.generator(0, EXAM)).estimate(0.975)
+        found.append({
+            "of": one, "over": other, "mean": fmean(gains), "ci95": [-fall.high, -fall.low],
+            "by_seed": dict(zip(seeds, gains, strict=True)),
+        })  # fmt: skip
     return found
 
 
-def write(path: Path, cells: Sequence[Cell]) -> None:
+def write(path: Path, cells: Sequence[Cell], answers: Answers) -> None:
     """All results so far."""
-    results = {"runs": [asdict(c) for c in cells], "exam": differences(cells)}
+    results = {"runs": [asdict(c) for c in cells], EXAM: differences(answers)}
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
