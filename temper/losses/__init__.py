@@ -2,8 +2,8 @@
 
 A loss says over what it is averaged (`per`), so that the learner can count the denominator over the whole batch
 before it runs backward; its keyword-only arguments are its hyperparameters. Nothing of vocabulary width gets here.
-`policy` learns from rewarded replies, `preference` from pairs, `distill` from a teacher; `chosen` is the cross-entropy
-of the better answers of pairs, averaged over these alone. Imports nothing of temper outside this package and no array
+`policy` learns from rewarded replies, `preference` from pairs; `chosen` is the cross-entropy of the better answers of
+pairs, averaged over these alone. Imports nothing of temper outside this package and no array
 library: operators and the namespace `x.xp` do.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from temper.losses import distill, policy, preference
+from temper.losses import policy, preference
 from temper.losses.view import Array, Loss, Objective, Per, Term, TokenView
 
 __all__ = ["LOSSES", "Array", "Loss", "Objective", "Per", "Term", "TokenView", "ce", "kl"]
@@ -23,7 +23,7 @@ def ce(x: TokenView) -> Array:
 
 
 def kl(x: TokenView) -> Array:
-    """Divergence from the stage's start: holds the model's own distribution, whatever a text or a reply says."""
+    """KL(reference || model): holds the distribution of the stage's start or follows a teacher's, whatever is said."""
     return (x.divergence * x.weight).sum()
 
 
@@ -40,5 +40,5 @@ LOSSES: Mapping[str, Loss] = {
     "cispo": Loss(function=policy.cispo, per="token", figures=policy.cispo_figures),
     "dpo": Loss(function=preference.dpo, per="group", figures=preference.dpo_figures),
     "simpo": Loss(function=preference.simpo, per="group", figures=preference.simpo_figures),
-    "reverse_kl": Loss(function=distill.reverse_kl, per="token", figures=distill.reverse_kl_figures),
+    "teacher_kl": Loss(function=kl, per="token", needs_start=True, linear=True),
 }

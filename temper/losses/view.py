@@ -65,7 +65,7 @@ class Loss:
     function: Callable[..., Array]
     per: Per
     needs_start: bool = False
-    """Whether the learner has to compare with the model the stage started from."""
+    """Whether the learner has to compare with the model the stage started from, or the one named as its reference."""
     rows_return: bool = False
     """Whether its rows come again, in this run or another, so that what the start makes of them is worth keeping."""
     linear: bool = False

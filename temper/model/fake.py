@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from temper.data.datum import Datum
 from temper.errors import CheckpointError
-from temper.losses import LOSSES, Objective, Term, TokenView
+from temper.losses import LOSSES, Objective, Term, TokenView, ce, kl
 from temper.losses.average import denominator
 from temper.model.fake_likely import likeliest, log_softmax, named
 from temper.model.protocol import (
@@ -136,7 +136,7 @@ class FakeLearner:
         self._spec = spec
         self._sensitivity = sensitivity
         self.load(start)
-        self._start = self.table
+        self._start = _read(spec.reference / TABLE) if spec.reference else self.table
 
     @property
     def table(self) -> Array:
@@ -327,12 +327,12 @@ class _Slopes:
 
 
 def _differentiate(view: TokenView, term: Term) -> _Slopes:
-    """What is known by hand for `ce` and `kl`, and by central differences for any other loss."""
+    """What is known by hand for cross-entropy and divergence, and by central differences for any other loss."""
     loss, none = LOSSES[term.loss], np.zeros_like(view.logp)
     value = float(loss.function(view, **term.params))
-    if term.loss == "ce":
+    if loss.function is ce:
         return _Slopes(value=value, by_logp=-view.weight, by_divergence=none)
-    if term.loss == "kl":
+    if loss.function is kl:
         return _Slopes(value=value, by_logp=none, by_divergence=view.weight)
 
     def slope(name: str, t: int) -> float:

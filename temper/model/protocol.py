@@ -169,6 +169,8 @@ class TrainSpec:
     """Whether the frozen weights below an adapter are kept in 4 bits (the extra `qlora`)."""
     below: Path | None = None
     """Folder of the base that is trained in place of the chat model made from it; see `residual`."""
+    reference: Path | None = None
+    """Folder of the full weights that losses compare with; those that training starts from when left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

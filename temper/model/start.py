@@ -1,4 +1,4 @@
-"""Start: the final hidden states of the model that a stage began with, computed or remembered.
+"""Start: the final hidden states of the model that a stage began with, or of its teacher, computed or remembered.
 
 They are all that the divergence from the start needs: the head turns them into the whole distribution. Those of rows
 that come again (replay) are kept on disk in half precision, for every run, pilot and trial with the same start. Those
@@ -22,6 +22,7 @@ from temper.data import evict, fetch
 from temper.data.datum import Datum
 from temper.data.digests import remembered_digests
 from temper.data.states import KEY, States
+from temper.errors import CheckpointError
 from temper.losses import LOSSES
 from temper.model import layers, load, lora, products, store
 from temper.model.kernels import Kernels
@@ -43,31 +44,54 @@ class Start:
         Args:
             model: That trains; below its adapter it is the start.
             folder: Of the start's weights.
-            spec: Which weights train.
+            spec: Which weights train, and the reference where it is not the start.
             kernels: That the model computes with.
         """
-        self._model, self._folder, self._spec, self._kernels = model, folder, spec, kernels
+        self._model, self._kernels = model, kernels
+        self._folder = spec.reference or folder
+        self._below = spec.rank is not None and spec.reference is None
+        self._four_bit = self._below and spec.four_bit
         self._copy: PreTrainedModel | None = None
         self._states: States | None = None
 
     @property
     def head(self) -> Tensor:
-        """[V, H] of the start."""
-        found = self.model().get_output_embeddings()
-        assert found is not None, "a causal language model has a head"
-        return found.weight.detach()  # pyright: ignore[reportReturnType, reportCallIssue]
+        """[V, H] of the start; of a teacher that knows more tokens those that the model knows."""
+        found, own = self.model().get_output_embeddings(), self._model.get_output_embeddings()
+        assert found is not None and own is not None, "a causal language model has a head"
+        theirs: Tensor = found.weight.detach()  # pyright: ignore[reportAssignmentType, reportCallIssue]
+        return theirs[: len(own.weight)]  # pyright: ignore[reportArgumentType]
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is a model of its own, which stands in memory beside the one that trains."""
+        return not self._below
 
     def model(self) -> PreTrainedModel:
-        """The model below the adapter, or a copy that never trains: made when asked for, it doubles the weights."""
-        if self._spec.rank is not None:
+        """The model below the adapter, or one that never trains: opened when asked for, it takes its own memory."""
+        if self._below:
             return self._model
         if self._copy is None:
             self._copy = load.open_model(self._folder, self._model.device, dtype=self._model.dtype)
-            layers.install(self._copy, self._kernels)
+            self._check(self._copy)
             self._copy.requires_grad_(False)
             if products.rounds(self._model):
                 products.install(self._copy)
         return self._copy
+
+    def _check(self, found: PreTrainedModel) -> None:
+        """Refuses a teacher that cannot be asked about every token, or not in our layout."""
+        asked, known = (int(m.config.get_text_config().vocab_size) for m in (self._model, found))
+        if known < asked:
+            raise CheckpointError(
+                f"teacher {self._folder}: found a head of {known:,} tokens; expected the {asked:,} of the model that "
+                "is trained, or more; name a teacher of the same family"
+            )
+        if not layers.install(found, self._kernels):
+            raise CheckpointError(
+                f"teacher {self._folder}: {found.config.model_type} computes attention or logits in a way temper "
+                "cannot lay out yet; expected a decoder with plain or sliding-window attention; name another teacher"
+            )
 
     @torch.no_grad()
     def hidden(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]], run: Run) -> Tensor:
@@ -95,7 +119,7 @@ class Start:
         return torch.cat([rows[n] for n in range(len(datums))])
 
     def _compute(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]], run: Run) -> Tensor:
-        if self._spec.rank is not None:
+        if self._below:
             with lora.set_aside(self._model):
                 return run(datums, picked, self._model)
         return run(datums, picked, self.model())
@@ -115,7 +139,7 @@ class Start:
             files = [*store.weight_files(self._folder), self._folder / "config.json"]
             facts = [
                 VERSION, temper.__version__, torch.__version__, remembered_digests(files), str(self._model.dtype),
-                self._spec.four_bit, self._model.device.type, torch.get_float32_matmul_precision(),
+                self._four_bit, self._model.device.type, torch.get_float32_matmul_precision(),
                 products.rounds(self._model),
             ]  # fmt: skip
             name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

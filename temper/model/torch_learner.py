@@ -161,7 +161,7 @@ class TorchLearner:
         """How many tokens a pass gets: measured on a GPU when first asked for, fixed on a CPU."""
         if self._room is None:
             if self.device.type == "cuda" and self._trainable:
-                if self._spec.rank is None and any(LOSSES[term.loss].needs_start for term in objective):
+                if self._start.apart and any(LOSSES[term.loss].needs_start for term in objective):
                     self._start.model()
                 self._room = memory.measure(self._peak, self._free)
                 self.model.zero_grad(set_to_none=True)
@@ -199,15 +199,6 @@ class TorchLearner:
     def _cut(self, datums: Sequence[Datum], limit: int) -> passes.Passes:
         sharing, flat = attention.shares_prefixes(self.model), attention.flat(self.model)
         return passes.cut(datums, limit, sharing=sharing, any_length=flat)
-
-    def _clusters(self, datums: Sequence[Datum], inputs: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Which sequences are computed from a common root: groups with a like beginning, else whatever begins alike."""
-        if not attention.shares_prefixes(self.model):
-            return []
-        grouped = _grouped(datums)
-        if not grouped:
-            return alike(inputs)
-        return [c for c in grouped if all(len(inputs[n]) > 1 for n in c) and len({inputs[n][0] for n in c}) == 1]
 
     def _objective(
         self, part: Sequence[Datum], objective: Objective, counts: Mapping[str, int]
@@ -256,7 +247,7 @@ class TorchLearner:
         return torch.tensor(wanted, device=self.device)
 
     def _held(self, datums: Sequence[Datum], picked: Sequence[Sequence[int]]) -> head.Held | None:
-        """What the stage's start makes of the datums that a term compares with it; None where there are none."""
+        """What the stage's start or teacher makes of the datums that a term compares with it; None without any."""
         numbers = [n for n, d in enumerate(datums) if needs_start(d)]
         if not numbers:
             return None
@@ -270,12 +261,11 @@ class TorchLearner:
         self, datums: Sequence[Datum], picked: Sequence[Sequence[int]], model: PreTrainedModel | None = None
     ) -> Tensor:
         """[targets, H] final hidden states at the supervised positions."""
-        inputs = [d.tokens[:-1] for d in datums]
-        flat, rung = attention.flat(self.model), passes.rung(self._room.tokens if self._room else PASS_TOKENS)
-        layout = pack(inputs, self.device, clusters=self._clusters(datums, inputs), flat=flat, rung=rung)
-        at = [layout.index(n, t) for n, found in enumerate(picked) for t in found]
-        body = (model or self.model).base_model
-        out = body(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
+        inputs, found = [d.tokens[:-1] for d in datums], model or self.model
+        flat, rung = attention.flat(found), passes.rung(self._room.tokens if self._room else PASS_TOKENS)
+        layout = pack(inputs, self.device, clusters=_clusters(found, datums, inputs), flat=flat, rung=rung)
+        at = [layout.index(n, t) for n, row in enumerate(picked) for t in row]
+        out = found.base_model(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout)
         return out.last_hidden_state[0].index_select(0, torch.tensor(at, device=self.device))
 
 
@@ -283,6 +273,16 @@ def _head(model: PreTrainedModel) -> Tensor:
     found = model.get_output_embeddings()
     assert found is not None, "a causal language model has a head"
     return found.weight  # pyright: ignore[reportReturnType]
+
+
+def _clusters(model: PreTrainedModel, datums: Sequence[Datum], inputs: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Which sequences are computed from a common root: groups with a like beginning, else whatever begins alike."""
+    if not attention.shares_prefixes(model):
+        return []
+    grouped = _grouped(datums)
+    if not grouped:
+        return alike(inputs)
+    return [c for c in grouped if all(len(inputs[n]) > 1 for n in c) and len({inputs[n][0] for n in c}) == 1]
 
 
 def _grouped(datums: Sequence[Datum]) -> list[list[int]]:

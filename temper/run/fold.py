@@ -46,6 +46,7 @@ from temper.run.selection import LINES_AT_MOST, Judge
 from temper.run.stage import StageRun, tidy
 from temper.run.timing import Measured, to_come
 from temper.techniques.cpt import on_same_bytes, trained_instead, without_new_tokens
+from temper.techniques.distill import taught_by
 from temper.techniques.entry import enter
 from temper.techniques.inventory import shares
 from temper.techniques.rft import RFT, ResolvedRFT
@@ -221,7 +222,10 @@ class _Fold:
         if stage.pilots:
             stage = self._calibrated(index, stage, start)
         below = trained_instead(stage, index, self.prepared.base, context.backend)
-        spec = train_spec(stage, self.prepared.recipe.seed, below and below.folder)
+        spec = train_spec(
+            stage, self.prepared.recipe.seed, below=below and below.folder,
+            reference=taught_by(stage, self.prepared.base, context.backend),
+        )  # fmt: skip
         heard = context.folder.events()
         context = context.telling(heard.append)
         trained = context.open(start.checkpoint, spec)

@@ -203,8 +203,7 @@ def _loss(flight: _Flight) -> tuple[float, float]:
 def _live(flight: _Flight) -> Live:
     context = flight.context
     return Live(
-        policy=flight.policy, start=flight.start.checkpoint, open=context.open,
-        locate=lambda name: context.backend.locate(name).checkpoint, renderer=context.renderer,
+        policy=flight.policy, start=flight.start.checkpoint, open=context.open, renderer=context.renderer,
         folder=context.folder.stage(flight.stage.id), cache=fetch.cache_dir(), log=context.log,
         precision=context.precision, progress=context.progress,
     )  # fmt: skip

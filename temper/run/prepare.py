@@ -204,10 +204,19 @@ def _models(recipe: Recipe, backend: Backend) -> tuple[Base, Renderer]:
     return base, renderer
 
 
-def train_spec(stage: ResolvedStage, seed: int, below: Path | None = None) -> TrainSpec:
-    """What the backend needs to know of a stage; `below` is the base it trains in place of its start, if any."""
+def train_spec(
+    stage: ResolvedStage, seed: int, *, below: Path | None = None, reference: Path | None = None
+) -> TrainSpec:
+    """What the backend needs to know of a stage.
+
+    Args:
+        stage: With nothing left open.
+        seed: Of what starts at random.
+        below: The base that it trains in place of its start.
+        reference: The teacher that its losses compare with in place of its start.
+    """
     return TrainSpec(
-        below=below,
+        below=below, reference=reference,
         rank=stage.rank if stage.adapter == "lora" else None, alpha=stage.alpha or 0.0, beta1=stage.betas[0],
         beta2=stage.betas[1], weight_decay=stage.weight_decay, clip=stage.clip, seed=seed,
         four_bit=stage.four_bit,

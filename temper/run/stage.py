@@ -147,8 +147,7 @@ class StageRun:
         """What its feed and its gate may use."""
         context = self.context
         return Live(
-            policy=self.policy, start=self.start.checkpoint, open=context.open,
-            locate=lambda name: context.backend.locate(name).checkpoint, renderer=context.renderer,
+            policy=self.policy, start=self.start.checkpoint, open=context.open, renderer=context.renderer,
             folder=context.folder.stage(self.stage.id), cache=fetch.cache_dir(), log=context.log,
             precision=context.precision, progress=context.progress, past=self.heard,
         )  # fmt: skip

@@ -32,8 +32,6 @@ class Live:
     """Full weights that the stage began with."""
     open: Callable[[Checkpoint], Policy]
     """Another model, to answer only."""
-    locate: Callable[[str], Checkpoint]
-    """A model by name, hub id or folder."""
     renderer: Renderer
     folder: Path
     """Of this stage in the run."""

@@ -1,14 +1,15 @@
-"""On-policy distillation: the model answers, a teacher says of every token how likely it would have been.
+"""On-policy distillation: the model answers, a teacher says at every token what it would have said there.
 
 Meant for a last `repair` stage: the teacher is the model that the run started from, the prompts are general ones, and
 what the stages before have bent is bent back where the model goes by itself (Thinking Machines, On-Policy Distillation,
-2025). With a bigger model as the teacher it is plain distillation.
+2025). With a bigger model as the teacher it is plain distillation. What is learnt is KL(teacher || student) over the
+whole vocabulary at every place of the reply (GKD, 2306.13649): the log-ratio at the sampled tokens alone has the same
+optimum and says of one token what this says of all (docs/decisions.md 27).
 
-Its limits. One sampled token stands for the whole distribution, so a step says little about rare tokens and is noisy:
-many steps with short replies are better than few with long ones (2603.25562). It works where the student's own replies
-are near enough to the teacher's to be judged by them; a student that says nothing sensible is not mended by this. The
-teacher is held in memory beside the student. Both must have the same tokens. What the student has learnt since is
-pulled back on these prompts as well, so prompts of the domain have no place among them.
+Its limits. It works where the student's own replies are near enough to the teacher's to be judged by them; a student
+that says nothing sensible is not mended by this. The teacher is held in memory beside the student. Both must have the
+same tokens. What the student has learnt since is pulled back on these prompts as well, so prompts of the domain have
+no place among them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
@@ -26,7 +28,7 @@ from temper.data.mixture import MixSource, Mixture
 from temper.data.render import Renderer
 from temper.errors import CheckpointError
 from temper.losses import Term
-from temper.model.protocol import Completion, Policy, Sampling, Tokens
+from temper.model.protocol import Backend, Base, Completion, Sampling, Tokens
 from temper.recipe.facts import Facts
 from temper.recipe.inputs import Replay, invalid
 from temper.recipe.resolve import ResolvedStage, extend, plain
@@ -39,7 +41,7 @@ from temper.techniques.mixing import schedule_of
 if TYPE_CHECKING:
     from temper.techniques.inventory import Inventory
 
-LOSS = "reverse_kl"
+LOSS = "teacher_kl"
 SOURCE = "own replies"
 """Name of what is learnt from in the events of a step."""
 SEEDS = 1_000_003
@@ -63,7 +65,7 @@ class ResolvedDistill(ResolvedStage):
 
 
 class Distill(Stage):
-    """On-policy distillation: the model's own replies, judged token by token by a teacher."""
+    """On-policy distillation: the model's own replies, and what a teacher would have said at each of their tokens."""
 
     learns: ClassVar[Learns] = "tasks"
     guarded_by: ClassVar[Literal["stop", "warn"]] = "warn"
@@ -108,10 +110,8 @@ class Distill(Stage):
         asked = _asked(inventory, seed)
 
         def feed(start: int, live: Live) -> Iterator[list[Datum]]:
-            teacher = _teacher(stage, live)
             for step in itertools.count(start):
-                prompts = asked.step(step, stage.prompts)
-                yield judged(teacher, _answers(stage, live, prompts, seed=seed * SEEDS + step))
+                yield _answers(stage, live, asked.step(step, stage.prompts), seed=seed * SEEDS + step)
 
         def rows() -> Iterator[Datum]:
             for step in itertools.count():
@@ -124,13 +124,11 @@ class Distill(Stage):
         )  # fmt: skip
 
 
-def judged(teacher: Policy, replies: Sequence[Datum]) -> list[Datum]:
-    """The replies with what the teacher gives every token of them."""
-    found = teacher.learner.logprobs(replies)
-    return [
-        replace(reply, side={**reply.side, "teacher_logprobs": (*(0.0,) * reply.weights[LOSS].count(0.0), *logprobs)})
-        for reply, logprobs in zip(replies, found, strict=True)
-    ]
+def taught_by(stage: ResolvedStage, base: Base, backend: Backend) -> Path | None:
+    """Folder of the teacher's weights; None for a stage without one."""
+    if not isinstance(stage, ResolvedDistill):
+        return None
+    return backend.locate(stage.teacher).folder if stage.teacher else base.folder
 
 
 def check_tokens(ours: Renderer, theirs: Renderer, *, where: str) -> None:
@@ -149,13 +147,6 @@ def check_tokens(ours: Renderer, theirs: Renderer, *, where: str) -> None:
             f" that is trained have another number or none, e.g. {other[0]!r}; expected the same tokens, since it"
             " judges them one by one; name a teacher of the same family"
         )
-
-
-def _teacher(stage: ResolvedDistill, live: Live) -> Policy:
-    name = stage.teacher or live.start.lineage["name"]
-    checkpoint = live.locate(name)
-    check_tokens(live.renderer, Renderer.load(checkpoint.path), where=name)
-    return live.open(checkpoint)
 
 
 def _asked(inventory: Inventory, seed: int) -> Mixture:
@@ -180,7 +171,4 @@ def _answers(stage: ResolvedDistill, live: Live, prompts: Sequence[Datum], *, se
 def _reply(prompt: Datum, completion: Completion, stop: Tokens) -> Datum:
     reply = (*completion.tokens, *(stop if completion.finished else ()))
     before = (0.0,) * (len(prompt.tokens) - 1)
-    return replace(
-        prompt, tokens=(*prompt.tokens, *reply), weights={LOSS: (*before, *(1.0,) * len(reply))},
-        side={"old_logprobs": (*before, *completion.logprobs)},
-    )  # fmt: skip
+    return replace(prompt, tokens=(*prompt.tokens, *reply), weights={LOSS: (*before, *(1.0,) * len(reply))})

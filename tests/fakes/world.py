@@ -109,8 +109,7 @@ def live(learner: Learner, folder: Path) -> Live:
     nobody = Policy(learner=learner, sampler=None)  # pyright: ignore[reportArgumentType]
     nowhere = Checkpoint(id="base", path=folder, base=folder)
     return Live(
-        policy=nobody, start=nowhere, open=lambda _: nobody, locate=lambda _: nowhere,
-        renderer=None,  # pyright: ignore[reportArgumentType]
+        policy=nobody, start=nowhere, open=lambda _: nobody, renderer=None,  # pyright: ignore[reportArgumentType]
         folder=folder, cache=folder, log=lambda event: event, progress=_ignore,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from temper.data.datum import Datum
+from temper.errors import CheckpointError
 from temper.losses import Term
 from temper.model.protocol import TrainSpec
 from temper.model.torch_backend import TorchBackend
 from temper.model.torch_learner import TorchLearner
 from temper.model.views import targets
+from tests.tiny import tiny_model
 from tests.unit.model import plain
 
 if TYPE_CHECKING:
@@ -37,6 +41,10 @@ def cache(no_cache_of_starts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return plain.write_model(tmp_path_factory.mktemp("model"))
+
+
+def vocabulary(folder: Path) -> int:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
 
 
 def held(datum: Datum, term: str = "kl") -> Datum:
@@ -223,3 +231,31 @@ def test_weights_in_bfloat16_lose_nothing(folder: Path, monkeypatch: pytest.Monk
     assert isinstance(other, TorchLearner)
     exact, _ = asked(other, batch()[3:])
     assert all(x.dtype == torch.bfloat16 and torch.equal(x, exact) for x in kept)
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_a_teacher_takes_the_place_of_the_start(folder: Path, tmp_path: Path, rank: int | None) -> None:
+    """Wider than the student and with more tokens: what it gives those that the student has not got is left out."""
+    known = vocabulary(folder)
+    teacher = tiny_model(tmp_path / "teacher", seed=1, initializer_range=0.2, hidden_size=128, vocab_size=known + 8)
+    learner = plain.learner_of(folder, rank, reference=teacher)
+    rows = [held(row, "teacher_kl") for row in plain.ragged()[:3]]
+    loss = learner.forward_backward(rows, (Term(loss="teacher_kl"),)).loss
+    assert any(p.grad is not None and bool(p.grad.any()) for p in learner.model.parameters())
+    found = []
+    theirs = AutoModelForCausalLM.from_pretrained(teacher)
+    for row in rows:
+        tokens, at = torch.tensor([row.tokens[:-1]]), targets(row)
+        with torch.no_grad():
+            asked = theirs(tokens).logits[0, at][:, :known].log_softmax(1)
+            own = learner.model.get_output_embeddings()(learner._hidden([row], [at])).log_softmax(1)
+        counts = torch.tensor([row.weights["teacher_kl"][t] for t in at])
+        found.append((asked.exp() * (asked - own)).sum(1) * counts)
+    assert loss == pytest.approx(float(torch.cat(found).mean()), rel=1e-4)
+
+
+def test_a_teacher_with_fewer_tokens_is_refused(folder: Path, tmp_path: Path) -> None:
+    teacher = tiny_model(tmp_path / "teacher", vocab_size=vocabulary(folder) - 8)
+    learner = plain.learner_of(folder, reference=teacher)
+    with pytest.raises(CheckpointError, match=r"found a head of \d+ tokens; expected the \d+ of the model"):
+        learner.forward_backward([held(plain.row([3, 4, 5]), "teacher_kl")], (Term(loss="teacher_kl"),))

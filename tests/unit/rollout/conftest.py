@@ -37,9 +37,9 @@ class Bench:
     def live(self, past: Sequence[Event] = ()) -> Live:
         """What a running stage gives its feed."""
         return Live(
-            policy=self.policy, start=self.base.checkpoint, open=lambda _: self.policy,
-            locate=lambda _: self.base.checkpoint, renderer=self.renderer, folder=self.folder / "stage",
-            cache=self.folder / "cache", log=self._keep, progress=lambda *_: None, past=past,
+            policy=self.policy, start=self.base.checkpoint, open=lambda _: self.policy, renderer=self.renderer,
+            folder=self.folder / "stage", cache=self.folder / "cache", log=self._keep, progress=lambda *_: None,
+            past=past,
         )  # fmt: skip
 
     def asker(self, asking: Asking, grader: Grader | None = None) -> Asker:

@@ -54,15 +54,15 @@ def live(world: World, learner: FakeLearner, name: str = "base") -> Live:
     base = world.backend.locate(str(world.folder / name)).checkpoint
     return Live(
         policy=Policy(learner=learner, sampler=FakeSampler(learner)), start=base, open=world.backend.open,
-        locate=lambda name: world.backend.locate(name).checkpoint, renderer=Renderer.load(world.folder / "base"),
-        folder=world.folder, cache=world.folder / "cache", log=lambda event: event, progress=lambda *_: None,
+        renderer=Renderer.load(world.folder / "base"), folder=world.folder, cache=world.folder / "cache",
+        log=lambda event: event, progress=lambda *_: None,
     )  # fmt: skip
 
 
 def bent(world: World) -> FakeLearner:
-    """A student that has learnt to answer everything in one way."""
+    """A student that has learnt to answer everything in one way, and whose teacher is its base."""
     base = world.backend.locate(str(world.folder / "base")).checkpoint
-    learner = FakeLearner(base, TrainSpec(rank=None), 500.0)
+    learner = FakeLearner(base, TrainSpec(rank=None, reference=base.path), 500.0)
     renderer = Renderer.load(world.folder / "base")
     rows = [renderer.datum(row, source="") for row in read_rows(world.folder / "greedy.jsonl")]
     for _ in range(12):
@@ -83,14 +83,14 @@ def said_after(batch: Sequence[Datum]) -> list[int]:
 
 
 def divergence(world: World, learner: FakeLearner, rows: Sequence[int]) -> float:
-    """Mean KL(student || base) after these tokens, over the whole vocabulary."""
+    """Mean KL(base || student) after these tokens, over the whole vocabulary."""
     base = FakeLearner(world.backend.locate(str(world.folder / "base")).checkpoint, TrainSpec(rank=None))
 
     def log_softmax(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return table - np.log(np.exp(table).sum(axis=1, keepdims=True))
 
     ours, theirs = log_softmax(learner.table[rows]), log_softmax(base.table[rows])
-    return float((np.exp(ours) * (ours - theirs)).sum(axis=1).mean())
+    return float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())
 
 
 def test_a_teacher_that_is_the_student_has_nothing_to_say(asked: World) -> None:
@@ -108,12 +108,11 @@ def test_a_bent_student_comes_back_to_its_base(asked: World) -> None:
     before = divergence(asked, learner, places)
     steps = [taken.step for taken in train(plan, start)]
     assert divergence(asked, learner, places) < 0.3 * before
-    # What a step reports is an estimate of that divergence.
-    assert steps[0].loss == pytest.approx(before, rel=0.5)
+    assert steps[0].loss == pytest.approx(before)  # what a step reports
     assert sum(step.loss for step in steps[-10:]) < 0.5 * sum(step.loss for step in steps[:10])
 
 
-def test_what_is_judged_is_what_the_student_says_now(asked: World) -> None:
+def test_what_is_learnt_from_is_what_the_student_says_now(asked: World) -> None:
     technique, stage, inventory = settled(asked)
     learner = bent(asked)
     plan = technique.plan(stage, inventory, seed=0)
@@ -121,17 +120,16 @@ def test_what_is_judged_is_what_the_student_says_now(asked: World) -> None:
     feed = plan.feed(0, at)
     batch = next(feed)
     assert len(batch) == 5
-    base = asked.backend.open(at.start).learner
     for datum in batch:
         reply = [t for t, w in enumerate(datum.weights[LOSS]) if w]
         assert reply == list(range(reply[0], len(datum.tokens) - 1))  # the end of the turn is judged too
-        assert datum.side["old_logprobs"][reply[0] :] == pytest.approx(learner.logprobs([datum])[0])
-        assert datum.side["teacher_logprobs"][reply[0] :] == pytest.approx(base.logprobs([datum])[0])
+    same = next(plan.feed(1, at))
     learner.forward_backward(batch, plan.objective)
     learner.optim_step(0.01)
-    changed = next(feed)[0]
-    old = changed.side["old_logprobs"][changed.weights[LOSS].index(1.0) :]
-    assert old == pytest.approx(learner.logprobs([changed])[0])  # of the new weights: no batch was made ahead
+    changed = next(feed)
+    assert [d.row for d in changed] == [d.row for d in same]
+    assert changed != same  # by the new weights: no batch was made ahead
+    assert changed == next(plan.feed(1, at))
 
 
 def test_prompts_come_in_an_order_that_the_step_alone_decides(asked: World) -> None:
@@ -171,7 +169,7 @@ def test_after_a_stage_the_teacher_is_the_base_of_the_run(asked: World) -> None:
     """Not the start of the stage, which has nothing to repair in itself."""
     result = asked.run(asked.recipe(BENT, {**REPAIR, "prompts": 16}))
     steps = [e for e in of(held(result), Step) if e.stage == "02-distill"]
-    assert steps[0].loss > 0.01
+    assert steps[0].loss > 0.001  # beside its own start it would be zero
 
 
 @pytest.mark.slow

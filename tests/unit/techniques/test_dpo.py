@@ -60,8 +60,7 @@ def live(
         return world.backend.open(checkpoint)
 
     return Live(
-        policy=Policy(learner=learner, sampler=FakeSampler(learner)), start=start, open=other,
-        locate=lambda name: world.backend.locate(name).checkpoint, renderer=None,  # pyright: ignore
+        policy=Policy(learner=learner, sampler=FakeSampler(learner)), start=start, open=other, renderer=None,  # pyright: ignore
         folder=world.folder, cache=world.folder / "cache", log=lambda event: event, progress=lambda *_: None,
     )  # fmt: skip
 

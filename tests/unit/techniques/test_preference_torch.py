@@ -52,11 +52,9 @@ def chain(base: Path, to: Path, spec: TrainSpec, rows: list[Datum], *, steps: in
 
 
 def live(start: Checkpoint, policy: Policy, folder: Path) -> Live:
-    backend = TorchBackend()
     return Live(
-        policy=policy, start=start, open=backend.open, locate=lambda name: backend.locate(name).checkpoint,
-        renderer=Renderer.load(start.path), folder=folder, cache=folder / "cache", log=lambda event: event,
-        progress=lambda *_: None,
+        policy=policy, start=start, open=TorchBackend().open, renderer=Renderer.load(start.path), folder=folder,
+        cache=folder / "cache", log=lambda event: event, progress=lambda *_: None,
     )  # fmt: skip
 
 
@@ -116,7 +114,7 @@ def test_a_repair_on_a_real_sampler_lowers_the_divergence_from_the_base(base: Pa
     renderer = Renderer.load(base)
     rows = inventory(renderer)
     start = chain(base, tmp_path, TrainSpec(rank=None), list(rows.domain[0].datums[:12]), steps=15)
-    policy = TorchBackend().open(start, TrainSpec(rank=4))
+    policy = TorchBackend().open(start, TrainSpec(rank=4, reference=base))
     policy.learner.load(start)
     stage = ResolvedDistill(
         **COMMON, technique="distill", replay_share=0.0, teacher="", prompts=24, max_new_tokens=12
