@@ -200,7 +200,7 @@ def _train(posed: Posed, folder: Path, setting: Setting, log: list[Event]) -> tu
         return asker.policy
 
     live = Live(
-        policy=asker.policy, start=start, open=other, locate=lambda _: start, renderer=asker.renderer,
+        policy=asker.policy, start=start, open=other, renderer=asker.renderer,
         folder=folder / "stage", cache=folder / "cache", log=keep, progress=_silent,
     )  # fmt: skip
     plan = Plan(

@@ -103,8 +103,7 @@ def gain(base: Measurement, now: Measurement, *, seed: int = 0) -> Interval | No
         rise = loss_rise(base.items, now.items, rng=rng).estimate(0.975)
         return Interval(low=-rise.high * base.value, high=-rise.low * base.value)
     if all(x in (0.0, 1.0) for x in (*base.items, *now.items)):
-        moved = transitions(base.items, now.items)
-        return difference(moved.lost, moved.won, len(now.items))
+        return difference(transitions(base.items, now.items))
     # Measured from one below the base, the relative fall is the difference itself.
     fall = score_fall(base.items, now.items, chance=base.value - 1.0, rng=rng).estimate(0.975)
     return Interval(low=-fall.high, high=-fall.low)

