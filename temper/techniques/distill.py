@@ -8,8 +8,8 @@ optimum and says of one token what this says of all (docs/decisions.md 27).
 
 Its limits. It works where the student's own replies are near enough to the teacher's to be judged by them; a student
 that says nothing sensible is not mended by this. The teacher is held in memory beside the student. Both must have the
-same tokens. What the student has learnt since is pulled back on these prompts as well, so prompts of the domain have
-no place among them.
+same tokens. Nothing in the stage holds what the student has learnt since: thirty steps took an exam from 85 % to 0 %
+(examples/repair), and prompts of the domain among the general ones would do so sooner.
 """
 
 from __future__ import annotations
