@@ -6,7 +6,8 @@
 Runs `cpt`, `cpt-sft` and `sft` of examples/cpt-postgres for every seed. A run that is done is not run again, so the
 command continues after a kill. Writes results.json beside this file: of every run the change of the held-out pages in
 bits per byte, the exam before and after, and the general drop, all on the test split; and for every two recipes, and
-each and the base, the mean difference of the exam over seeds, with an interval for other questions of the kind.
+each and the base, the mean difference of the exam over seeds, with an interval for other questions of the kind. What
+the file says of recipes and seeds that were not asked for stays.
 """
 
 from __future__ import annotations
@@ -144,8 +145,11 @@ def differences(answers: Answers) -> list[Mapping[str, Any]]:
 
 
 def write(path: Path, cells: Sequence[Cell], answers: Answers) -> None:
-    """All results so far."""
-    results = {"runs": [asdict(c) for c in cells], EXAM: differences(answers)}
+    """All results so far, in place of what the file says of the same runs."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": [], EXAM: []}
+    runs = {(run["recipe"], run["seed"]): run for run in known["runs"]} | {(c.recipe, c.seed): asdict(c) for c in cells}
+    pairs = {(d["of"], d["over"]): d for d in (*known[EXAM], *differences(answers))}
+    results = {"runs": [runs[key] for key in sorted(runs, key=lambda key: key[::-1])], EXAM: list(pairs.values())}
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from experiments.cpt.run import differences
+from experiments.cpt.run import Cell, differences, write
 
 
 def test_recipes_are_compared_question_by_question_and_averaged_over_seeds() -> None:
@@ -34,3 +37,21 @@ def test_the_interval_is_about_other_questions() -> None:
     answers = {("sft", 0): {str(n): (0.0, float(n % 2)) for n in range(100)}}
     (found,) = differences(answers)
     assert found["ci95"] == pytest.approx([0.5 - 1.96 * 0.0503, 0.5 + 1.96 * 0.0503], abs=0.015)
+
+
+def _cell(recipe: str, seed: int, exam: float) -> Cell:
+    return Cell(
+        recipe=recipe, seed=seed, verdict="improved", stage="01-sft", text_base=1.0, text=0.9, exam_base=0.5, exam=exam,
+        drop=0.0, ucb95=0.01, tokens=1, seconds=1.0,
+    )  # fmt: skip
+
+
+def test_what_was_found_of_other_runs_stays_in_the_file(tmp_path: Path) -> None:
+    """With `--only`, or fewer seeds, the results of the others were lost."""
+    path = tmp_path / "results.json"
+    write(path, [_cell("cpt", 0, 0.6), _cell("sft", 1, 0.7)], {("sft", 1): {"a": (0.5, 0.7)}})
+    write(path, [_cell("cpt", 0, 0.8)], {("cpt", 0): {"a": (0.5, 0.8)}})
+    results = json.loads(path.read_text(encoding="utf-8"))
+    assert [(run["recipe"], run["seed"], run["exam"]) for run in results["runs"]] == [("cpt", 0, 0.8), ("sft", 1, 0.7)]
+    means = {(pair["of"], pair["over"]): pair["mean"] for pair in results["exam"]}
+    assert means == pytest.approx({("sft", "base"): 0.2, ("cpt", "base"): 0.3})
