@@ -129,6 +129,16 @@ class Stage(Frozen):
             raise ValidationError.from_exception_data(type(self).__name__, details)
         return self
 
+    @property
+    def beside(self) -> Stage | None:
+        """A stage whose rows this one learns beside what the model says; they are read as that one reads its data."""
+        return None
+
+    @property
+    def files(self) -> tuple[DataFile, ...]:
+        """Everything of the user's that it reads."""
+        return (*self.data, *(self.beside.data if self.beside else ()))
+
     def settle(self, common: ResolvedStage, facts: Facts, sheet: Sheet) -> ResolvedStage:
         """Fills the values that only this technique has, and writes each on the sheet.
 

@@ -163,7 +163,7 @@ def prepare(
 def _opened(recipe: Recipe) -> tuple[Recipe, list[tuple[DomainProbe, tuple[Row, ...]]]]:
     """The recipe with what it holds out as a probe, and the rows of its exams; bad rows are refused before a model."""
     with with_codes():
-        _look_over([source for stage in recipe.stages for source in stage.data])
+        _look_over([source for stage in recipe.stages for source in stage.files])
     recipe = with_held_out(recipe)
     with with_codes():
         exam = [(probe, _exam_rows(probe)) for probe in recipe.probes.domain]

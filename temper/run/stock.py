@@ -104,7 +104,8 @@ def stock(prepared: Prepared, measured: Sequence[Measurement] = (), *, gate: Gat
     seen: set[tuple[Source, Path]] = set()
     for stage, inventory in zip(prepared.recipe.stages, prepared.inventories, strict=True):
         counts = [count_tokens(source.datums) for source in inventory.domain]
-        counts = counts or [sum(map(len, inventory.prompts)), *[0] * (len(inventory.files) - 1)]
+        if inventory.tasks:  # rows beside them are data of another stage
+            counts = [sum(map(len, inventory.prompts)), *[0] * (len(inventory.files) - 1)]
         for file, count in zip(inventory.files, counts, strict=True):
             kind = "prompts" if file.shape == "prompt" else KINDS[stage.learns]
             if (kind, file.path) not in seen:

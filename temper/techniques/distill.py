@@ -6,10 +6,13 @@ what the stages before have bent is bent back where the model goes by itself (Th
 whole vocabulary at every place of the reply (GKD, 2306.13649): the log-ratio at the sampled tokens alone has the same
 optimum and says of one token what this says of all (docs/decisions.md 27).
 
+What the student has learnt since is pulled back with the rest, so rows of it stand beside (`hold`): their answers are
+learnt in the same step, as many of them as there are prompts. Without them thirty steps took an exam from 85 % to 0 %
+(examples/repair); prompts of the domain among the general ones would do so sooner.
+
 Its limits. It works where the student's own replies are near enough to the teacher's to be judged by them; a student
 that says nothing sensible is not mended by this. The teacher is held in memory beside the student. Both must have the
-same tokens. Nothing in the stage holds what the student has learnt since: thirty steps took an exam from 85 % to 0 %
-(examples/repair), and prompts of the domain among the general ones would do so sooner.
+same tokens.
 """
 
 from __future__ import annotations
@@ -18,28 +21,27 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from temper.calibrate import rules
-from temper.data.datum import Datum
+from temper.data.datum import Datum, count_supervised
 from temper.data.mixture import MixSource, Mixture
 from temper.data.render import Renderer
 from temper.errors import CheckpointError
 from temper.losses import Term
 from temper.model.protocol import Backend, Base, Completion, Sampling, Tokens
 from temper.recipe.facts import Facts
-from temper.recipe.inputs import Replay, invalid
+from temper.recipe.inputs import DataFiles, Replay, invalid
 from temper.recipe.resolve import ResolvedStage, extend, plain
 from temper.recipe.schema import Learns, Stage
 from temper.recipe.sheet import Sheet
 from temper.recipe.values import AUTO_COUNT, as_base, problem
 from temper.techniques.base import Live, Plan
+from temper.techniques.inventory import Inventory, shares
 from temper.techniques.mixing import schedule_of
-
-if TYPE_CHECKING:
-    from temper.techniques.inventory import Inventory
+from temper.techniques.sft import SFT
 
 LOSS = "teacher_kl"
 SOURCE = "own replies"
@@ -62,6 +64,8 @@ class ResolvedDistill(ResolvedStage):
     """Replies per step, each to another prompt."""
     max_new_tokens: int
     """Longest reply."""
+    holds: bool
+    """Whether rows of the domain stand beside the prompts."""
 
 
 class Distill(Stage):
@@ -76,8 +80,10 @@ class Distill(Stage):
     """None: the prompts are the general data."""
     teacher: Annotated[str | None, BeforeValidator(_as_teacher)] = None
     """Built-in name, hub id or folder; the model that the run started from when left out."""
+    hold: DataFiles | None = None
+    """Rows with answers that stay learnt: those of the stages before."""
     prompts: Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT] = None
-    """Prompts per step, each answered once."""
+    """Prompts per step, each answered once; as many rows of `hold`."""
     max_new_tokens: Annotated[Annotated[int, Field(ge=1)] | None, AUTO_COUNT] = None
     """Longest reply; what is cut off there is judged as far as it goes."""
 
@@ -88,6 +94,11 @@ class Distill(Stage):
             raise invalid(self, ("replay",), error, "replay")
         return self
 
+    @property
+    def beside(self) -> Stage | None:
+        """The rows that are held are read as supervised fine-tuning reads them."""
+        return SFT(data=self.hold) if self.hold else None
+
     def settle(self, common: ResolvedStage, facts: Facts, sheet: Sheet) -> ResolvedDistill:
         """Adds who judges, and how much the model says per step."""
         own = rules.read_table(self.technique).own
@@ -95,32 +106,37 @@ class Distill(Stage):
         teacher = sheet.take("teacher", self.teacher, base, self.teacher or "the base of the run")
         prompts = sheet.take("prompts", self.prompts, rules.pick(own["prompts"]))
         longest = sheet.take("max_new_tokens", self.max_new_tokens, rules.pick(own["max_new_tokens"]))
+        if self.hold:
+            sheet.put("hold", ", ".join(source.file.name for source in self.hold), "recipe")
         needed = facts.longest_row + longest
         for key, most in (("max_length", self.max_length), ("max_new_tokens", facts.context_length)):
             if most is not None and needed > most:
                 found = f"{facts.longest_row} tokens of the longest prompt and {longest} of a reply"
                 raise sheet.refuse(key, found, f"at most {most}", "lower max_new_tokens or drop long prompts")
+        row = facts.domain_tokens / facts.train_rows
         return extend(
-            common, ResolvedDistill, teacher=teacher, prompts=prompts, max_new_tokens=longest,
-            sampled_tokens=round(prompts * (facts.domain_tokens / facts.train_rows + longest)),
+            common, ResolvedDistill, teacher=teacher, prompts=prompts, max_new_tokens=longest, holds=bool(self.hold),
+            sampled_tokens=round(prompts * (row + longest + (row if self.hold else 0))),
         )  # fmt: skip
 
     def plan(self, stage: ResolvedDistill, inventory: Inventory, *, seed: int) -> Plan:
         """What the stage trains on, how long, and at which rates."""
-        asked = _asked(inventory, seed)
+        asked, held = _asked(inventory, seed), _Held(inventory, seed)
 
         def feed(start: int, live: Live) -> Iterator[list[Datum]]:
             for step in itertools.count(start):
-                yield _answers(stage, live, asked.step(step, stage.prompts), seed=seed * SEEDS + step)
+                said = _answers(stage, live, asked.step(step, stage.prompts), seed=seed * SEEDS + step)
+                yield said + held.step(step, stage.prompts)
 
         def rows() -> Iterator[Datum]:
             for step in itertools.count():
                 for prompt in asked.step(step, stage.prompts):
                     yield replace(prompt, weights={LOSS: (0.0,) * (len(prompt.tokens) - 1)})
+                yield from held.step(step, stage.prompts)
 
         return Plan(
-            feed=feed, rows=rows, objective=(Term(loss=LOSS),), steps=stage.steps, schedule=schedule_of(stage),
-            on_policy=True,
+            feed=feed, rows=rows, objective=(Term(loss=LOSS), *((Term(loss="ce"),) if stage.holds else ())),
+            steps=stage.steps, schedule=schedule_of(stage), on_policy=True,
         )  # fmt: skip
 
 
@@ -157,6 +173,23 @@ def _asked(inventory: Inventory, seed: int) -> Mixture:
     )
     source = MixSource(name=SOURCE, role="domain", category="domain", datums=datums, share=1.0)
     return Mixture(sources=(source,), seed=seed)
+
+
+class _Held:
+    """The rows that stay learnt, in an order that the step alone decides; none where the recipe names none."""
+
+    def __init__(self, inventory: Inventory, seed: int) -> None:
+        part = shares(inventory, 0.0, {})
+        rows = inventory.domain
+        self._tokens = sum(count_supervised(r.datums) for r in rows) / max(1, sum(len(r.datums) for r in rows))
+        sources = tuple(
+            MixSource(name=r.name, role=r.role, category=r.category, datums=r.datums, share=part[r.name]) for r in rows
+        )
+        self._mixture = Mixture(sources=sources, seed=seed) if sources else None
+
+    def step(self, step: int, rows: int) -> list[Datum]:
+        """About so many rows, counted by the mean of their supervised tokens."""
+        return self._mixture.step(step, max(1, round(rows * self._tokens))) if self._mixture else []
 
 
 def _answers(stage: ResolvedDistill, live: Live, prompts: Sequence[Datum], *, seed: int) -> list[Datum]:

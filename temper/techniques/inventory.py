@@ -76,7 +76,7 @@ class Inventory:
     domain: tuple[Rows, ...]
     general: tuple[Rows, ...]
     tasks: tuple[Row, ...] = ()
-    """Prompts to try, for a technique that learns from what the model says; `domain` is empty then."""
+    """Prompts to try, for a technique that learns from what the model says; `domain` holds what it learns beside."""
     prompts: tuple[Tokens, ...] = ()
     """The same, rendered."""
     files: tuple[FileRead, ...] = ()
@@ -136,9 +136,14 @@ def take_stock(
     wanted = stage.replay if stage.replay is not None and stage.replay.share != 0 else None
     found = wanted and general.gather(wanted, base, renderer, seed=recipe.seed, answer=answer, progress=progress)
     rows, notices = (found.rows, found.notices) if found else ((), ())
-    read = _tasks(recipe, stage, renderer, exams) if stage.learns == "tasks" else _rows(
-        recipe, stage, base, renderer, exams, progress
-    )  # fmt: skip
+    if stage.learns == "tasks":
+        read = _tasks(recipe, stage, renderer, exams)
+        if stage.beside:
+            held = _rows(recipe, stage.beside, base, renderer, exams, progress)
+            told = {"findings": (*read.findings, *held.findings), "notices": (*read.notices, *held.notices)}
+            read = replace(read, domain=held.domain, **told)
+    else:
+        read = _rows(recipe, stage, base, renderer, exams, progress)
     return replace(read, general=rows, notices=(*read.notices, *notices))
 
 

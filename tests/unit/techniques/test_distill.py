@@ -15,7 +15,7 @@ from temper.data.datum import Datum
 from temper.data.render import Renderer
 from temper.data.rows import read_rows
 from temper.errors import CheckpointError, DataError, RecipeError
-from temper.events import Event, Step, Verdict
+from temper.events import DataUsed, Event, Step, Verdict
 from temper.losses import Term
 from temper.model.fake import FakeLearner, FakeSampler
 from temper.model.protocol import Checkpoint, Policy, TrainSpec
@@ -232,6 +232,49 @@ def test_a_reply_must_fit_after_the_longest_prompt(asked: World) -> None:
         RecipeError, match=r"stages\.0\.max_length: found \d+ tokens of the longest prompt and 12 of a r"
     ):
         settled(asked, max_length=16)
+
+
+def test_rows_that_are_held_stand_beside_the_replies(asked: World) -> None:
+    technique, stage, inventory = settled(asked, hold="greedy.jsonl")
+    plan, student = technique.plan(stage, inventory, seed=0), live(asked, bent(asked))
+    feed = plan.feed(0, student)
+    first, second = next(feed), next(feed)
+    kinds = [sorted(d.weights) for d in first]
+    assert kinds[:5] == [[LOSS]] * 5  # the replies, one to a prompt
+    assert set(map(tuple, kinds[5:])) == {("ce",)}
+    assert len(kinds) - 5 == pytest.approx(5, abs=2)  # as many rows, counted by their tokens
+    assert next(plan.feed(1, student))[5:] == second[5:] != first[5:]
+    assert [term.loss for term in plan.objective] == [LOSS, "ce"]
+    assert [d.weights.keys() for d in islice(plan.rows(), len(first))] == [d.weights.keys() for d in first]
+
+
+@pytest.mark.slow
+def test_what_is_held_stays_learnt(asked: World) -> None:
+    """The same repair with and without the rows that the student was bent by: what they teach is lost or kept."""
+    lost, bending = {}, read_rows(asked.folder / "greedy.jsonl")
+    for hold in (None, "greedy.jsonl"):
+        technique, stage, inventory = settled(asked, steps=40, prompts=16, lr=2e-4, max_new_tokens=8, hold=hold)
+        learner = bent(asked)
+        rows = [Renderer.load(asked.folder / "base").datum(row, source="") for row in bending]
+        before = learner.forward_backward(rows, (Term(loss="ce"),)).loss
+        learner.optim_step(0.0)
+        for _ in train(technique.plan(stage, inventory, seed=0), live(asked, learner)):
+            pass
+        lost[hold] = learner.forward_backward(rows, (Term(loss="ce"),)).loss - before
+    assert lost["greedy.jsonl"] < 0.5 * lost[None]
+    assert lost[None] > 0.1
+
+
+def test_rows_that_are_held_are_read_and_told_like_any_other(asked: World) -> None:
+    log = held(asked.run(asked.recipe({**REPAIR, "hold": ["greedy.jsonl"]})))
+    (used,) = of(log, DataUsed)
+    rows = len(read_rows(asked.folder / "greedy.jsonl"))
+    assert (used.source, used.role, used.rows) == ("greedy.jsonl", "domain", rows)
+    (asked.folder / "bad.jsonl").write_text('{"prompt": "what"\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"bad\.jsonl:1"):
+        asked.run(asked.recipe({**REPAIR, "hold": "bad.jsonl"}), "bad")
+    with pytest.raises(RecipeError, match=r"stages\.0\.hold.*nowhere\.jsonl"):
+        asked.recipe({**REPAIR, "hold": "nowhere.jsonl"})
 
 
 def test_what_a_step_says_is_foretold(asked: World) -> None:
