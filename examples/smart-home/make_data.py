@@ -271,11 +271,29 @@ def split(templates: Sequence[Template], rules: Rules, rng: random.Random) -> tu
 def unknown_words(exam: Sequence[Template], train: Sequence[Template], intent: str, rules: Rules) -> set[str]:
     """Words that exam templates of an intent cannot do without and that its train templates do not have."""
     needed, known = (
-        [clause for t in side if t.intent == intent for clause in t.sentence.get_required_clauses(rules)]
+        [clause for t in side if t.intent == intent for clause in required(t.sentence.expression, rules)]
         for side in (exam, train)
     )
     words = {word for clause in known for word in clause}
     return {word for clause in needed if not clause & words for word in clause}
+
+
+def required(expression: ex.Expression, rules: Rules) -> list[frozenset[str]]:
+    """Sets of words, of each of which every sentence of an expression has one.
+
+    As hassil's `get_required_clauses`, but of several words that an alternative cannot do without the last is taken,
+    not any of them: the same data every time.
+    """
+    if isinstance(expression, ex.TextChunk):
+        return [frozenset([word]) for word in re.findall(r"[a-z']+", expression.text.lower())]
+    if isinstance(expression, ex.RuleReference):
+        return required(rules[expression.rule_name].expression, rules)
+    if not isinstance(expression, ex.Group) or (isinstance(expression, ex.Alternative) and expression.is_optional):
+        return []
+    parts = [required(item, rules) for item in expression.items]
+    if not isinstance(expression, ex.Alternative):
+        return [clause for part in parts for clause in part]
+    return [frozenset().union(*(min(reversed(part), key=len) for part in parts))] if all(parts) else []
 
 
 def stream(

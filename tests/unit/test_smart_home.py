@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import random
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -157,6 +159,25 @@ def test_another_seed_gives_other_rows_and_the_same_seed_the_same_ones() -> None
     first = make(train_rows=40, exam_rows=10, seed=0)
     assert make(train_rows=40, exam_rows=10, seed=0) == first
     assert make(train_rows=40, exam_rows=10, seed=1) != first
+
+
+def test_the_rows_do_not_follow_the_order_of_sets(tmp_path: Path) -> None:
+    """hassil says of a phrase one of the words it needs, another one from process to process: there were two exams."""
+    sides = set[bytes]()
+    for seed in "02":
+        command = [
+            sys.executable,
+            str(EXAMPLE / "make_data.py"),
+            "--out",
+            str(tmp_path),
+            "--train",
+            "40",
+            "--exam",
+            "10",
+        ]
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True)
+        sides.add((tmp_path / "train.jsonl").read_bytes())
+    assert len(sides) == 1
 
 
 def test_the_command_writes_two_files_of_plain_rows(
