@@ -154,16 +154,16 @@ def _carry_out(job: Job, out: Path, done: Sequence[Row]) -> Row:
 
 
 def _run(text: str, folder: Path) -> str:
-    """Runs a recipe in a folder of its own; why it failed, or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe = folder / "study.yaml"
+    """Runs a recipe in a folder of its own, beside which it stands with what it printed; why it failed, or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    recipe, printed = folder.with_name(f"{folder.name}.yaml"), folder.with_name(f"{folder.name}.txt")
     recipe.write_text(text, encoding="utf-8")
     call = [sys.executable, "-c", "from temper.cli import main; main()", "run", str(recipe), "--out", str(folder)]
-    with (folder / "console.txt").open("a", encoding="utf-8") as console:
+    with printed.open("a", encoding="utf-8") as console:
         code = subprocess.run(call, stdout=console, stderr=subprocess.STDOUT, check=False).returncode
     if code in (0, BASE_KEPT):
         return ""
-    last = (folder / "console.txt").read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+    last = printed.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
     return f"exit code {code}: {last[-300:]}"
 
 

@@ -72,14 +72,14 @@ class State:
     training: bool = False
     """Whether the last thing heard of was a step."""
     losses: dict[str, float] = field(default_factory=dict)
-    """Moving average by `domain` and `general`."""
+    """Moving average by `domain` and `general`; what the model itself said is no row, and not among them."""
     speed: float = 0.0
     """Tokens per second while training, moving average."""
     rollouts: RolloutStep | None = None
     verdict: Verdict | None = None
     tolerance: float = 0.0
-    general: set[str] = field(default_factory=set)
-    """Names of the sources that are general."""
+    roles: dict[str, str] = field(default_factory=dict)
+    """Source of rows -> `domain` or `general`."""
     first: Step | None = None
     """The first step of this sitting and stage: the time since then tells how long the rest will take."""
 
@@ -88,8 +88,8 @@ class State:
         match event:
             case RunStarted():
                 self.tolerance = event.tolerance
-            case DataUsed() if event.role == "general":
-                self.general.add(event.source)
+            case DataUsed():
+                self.roles[event.source] = event.role
             case StageStarted() | Resumed():
                 self.first = self.step = self.verdict = self.rollouts = None
                 self.losses.clear()
@@ -108,7 +108,7 @@ class State:
         self.first = self.first or event
         self.step, self.training = event, True
         for side in ("domain", "general"):
-            names = [n for n in event.losses if (n in self.general) == (side == "general")]
+            names = [n for n in event.losses if self.roles.get(n) == side]
             weights = [event.shares.get(n, 0.0) or 1e-9 for n in names]
             if names:
                 now = sum(w * event.losses[n] for w, n in zip(weights, names, strict=True)) / sum(weights)
@@ -131,7 +131,9 @@ class State:
     def figures(self) -> str:
         """How training goes: losses, rewards, speed, rate."""
         assert self.step is not None
-        parts = [f"loss {', '.join(f'{side} {value:.3f}' for side, value in self.losses.items())}"]
+        parts = [f"loss {', '.join(f'{side} {value:.3f}' for side, value in self.losses.items())}"] * bool(self.losses)
+        if (away := self.step.figures.get("teacher_kl")) is not None:
+            parts.append(f"{away:.3f} nats from the teacher")
         if self.rollouts is not None:
             parts.append(f"reward {self.rollouts.reward:.3f}, {self.rollouts.length:.0f} tokens a reply")
         return "  ".join((*parts, f"{self.speed:,.0f} tokens/s", f"lr {self.step.lr:.2e}"))

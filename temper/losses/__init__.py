@@ -27,6 +27,11 @@ def kl(x: TokenView) -> Array:
     return (x.divergence * x.weight).sum()
 
 
+def teacher_figures(x: TokenView) -> Mapping[str, Array]:
+    """The divergence itself, in nats per token."""
+    return {"teacher_kl": (x.divergence * x.shares()).sum()}
+
+
 LOSSES: Mapping[str, Loss] = {
     "ce": Loss(function=ce, per="token", linear=True),
     "chosen": Loss(function=ce, per="token", linear=True),
@@ -40,5 +45,5 @@ LOSSES: Mapping[str, Loss] = {
     "cispo": Loss(function=policy.cispo, per="token", figures=policy.cispo_figures),
     "dpo": Loss(function=preference.dpo, per="group", figures=preference.dpo_figures),
     "simpo": Loss(function=preference.simpo, per="group", figures=preference.simpo_figures),
-    "teacher_kl": Loss(function=kl, per="token", needs_start=True, linear=True),
+    "teacher_kl": Loss(function=kl, per="token", needs_start=True, linear=True, figures=teacher_figures),
 }

@@ -170,14 +170,19 @@ def _axes(log: RunLog) -> tuple[Picture, ...]:
 
 
 def _training(log: RunLog) -> tuple[Picture, ...]:
-    """Loss by source and learning rate."""
-    by_source, rate = sections.losses(log), sections.learning_rate(log)
+    """Loss by source, divergence from a teacher, and learning rate."""
+    by_source, away, rate = sections.losses(log), sections.divergence(log), sections.learning_rate(log)
     pictures = (
         Picture(
             title="Loss by source",
             svg=charts.over_time(by_source, label="nats per token", y_format="plain", stages=log.offsets(), floor=0.0),
             note="Mean negative log-likelihood per supervised token, smoothed over about five steps.",
             legend=tuple((s.colour, s.name) for s in by_source),
+        ),
+        Picture(
+            title="Divergence from the teacher",
+            svg=charts.over_time([away], label="nats per token", y_format="plain", stages=log.offsets(), floor=0.0),
+            note="On the model's own replies, over the whole vocabulary, smoothed over about five steps.",
         ),
         Picture(
             title="Learning rate",

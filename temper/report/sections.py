@@ -188,6 +188,13 @@ def losses(log: RunLog) -> tuple[Series, ...]:
     )
 
 
+def divergence(log: RunLog) -> Series:
+    """How far the model is from its teacher on what it says itself, smoothed; empty without a stage of `distill`."""
+    offsets = log.offsets()
+    found = [(offsets[s.stage] + s.step, s.figures["teacher_kl"]) for s in log.steps if "teacher_kl" in s.figures]
+    return Series(name="divergence", points=smoothed(found))
+
+
 def learning_rate(log: RunLog) -> Series:
     """The learning rate of every step."""
     offsets = log.offsets()

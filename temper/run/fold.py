@@ -314,7 +314,10 @@ def _announce(context: Context, prepared: Prepared, index: int, key: str, parent
     stage, inventory = prepared.resolved.stages[index], prepared.inventories[index]
     if not any(isinstance(e, StageStarted) and e.stage == stage.id for e in past):
         context.log(StageStarted(stage=stage.id, technique=stage.technique, parent=parent, key=key, steps=stage.steps))
-    told = {e.source for e in past if isinstance(e, DataUsed) and e.stage == stage.id}
+    known = [e for e in past if isinstance(e, DataUsed) and e.stage == stage.id]
+    for event in known:  # whoever listens now has not heard them
+        context.listen(event)
+    told = {e.source for e in known}
     part = shares(inventory, stage.replay_share, stage.replay_from)
     for rows in (*inventory.domain, *inventory.general):
         if part.get(rows.name, 0) > 0 and rows.name not in told:

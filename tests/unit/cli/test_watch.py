@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -35,6 +36,18 @@ def test_general_sources_are_one_figure_weighted_by_their_shares() -> None:
     assert state.speed == 1000.0  # 500 tokens in half a second
     state.take(step(2, loss=2.0))
     assert state.losses["domain"] == pytest.approx(1.1)  # 0.9 x 1 + 0.1 x 2
+
+
+def test_what_the_model_says_itself_is_no_loss_of_the_domain() -> None:
+    """Its surprise at its own replies rises while it learns from a teacher, who is told of instead."""
+    state = State()
+    state.take(source("tickets", "domain"))
+    said = replace(step(1), losses={"tickets": 0.5, "own replies": 4.0}, shares={"tickets": 0.5, "own replies": 0.5})
+    state.take(replace(said, figures={"teacher_kl": 1.25}))
+    assert state.figures() == "loss domain 0.500  1.250 nats from the teacher  1,000 tokens/s  lr 1.00e-03"
+    alone = State()
+    alone.take(replace(said, losses={"own replies": 4.0}, figures={"teacher_kl": 1.25}))
+    assert alone.figures().startswith("1.250 nats from the teacher")
 
 
 def test_the_time_left_counts_everything_between_steps() -> None:
@@ -74,6 +87,8 @@ def at_work() -> State:
     state.take(
         RunStarted(base="m", lineage={}, recipe="", settings=(), tolerance=0.01, version="0", seed=0, machine="box")
     )
+    for name in ("tickets", "own-reasoning", "safety"):
+        state.take(source(name, "domain"))
     state.take(step(10, at=0.0))
     state.take(step(20, at=10.0))
     state.take(

@@ -221,6 +221,15 @@ def test_an_unknown_cell_is_refused_with_the_ones_there_are() -> None:
 
 
 @pytest.mark.slow
+def test_a_run_finds_its_folder_empty_and_says_why_it_failed(tmp_path: Path) -> None:
+    """The recipe and the printed lines stood in the folder, and `temper run` takes no folder that is not empty."""
+    text = cells.text(Job(cell=CELLS[0], method=LORA, trial=0, seed=0), tmp_path / "nowhere")
+    for _ in range(2):
+        failed = study._run(text, tmp_path / "cells" / "one")  # pyright: ignore[reportPrivateUsage]
+        assert failed.startswith("exit code 2: ") and "nowhere" in failed
+
+
+@pytest.mark.slow
 def test_the_outcome_is_read_from_the_log_of_a_real_run(tmp_path: Path) -> None:
     world = World.make(tmp_path)
     world.run(world.recipe({"guard": "off"}), "run")

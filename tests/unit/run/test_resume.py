@@ -197,6 +197,9 @@ def test_a_stage_that_has_chosen_is_not_run_again(watched: Watched) -> None:
     assert [(e.stage, e.step) for e in of(seen, Resumed)] == [("02-sft", 2)]
     assert [(e.stage, e.step) for e in of(seen, Step)] == [("02-sft", 3), ("02-sft", 4)]
     assert {e.stage for e in of(seen, Candidate)} == {"02-sft"}
+    mixed = [e.source for e in of(log, DataUsed) if e.stage == "02-sft"]
+    assert [e.source for e in of(seen, DataUsed)] == mixed  # whoever tells the losses apart has not heard them
+    assert [e.source for e in of(held(again), DataUsed) if e.stage == "02-sft"] == mixed
     assert of(held(again), Choice)[0] == of(log, Choice)[0]
 
 

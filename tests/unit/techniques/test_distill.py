@@ -19,6 +19,7 @@ from temper.events import DataUsed, Event, Step, Verdict
 from temper.losses import Term
 from temper.model.fake import FakeLearner, FakeSampler
 from temper.model.protocol import Checkpoint, Policy, TrainSpec
+from temper.report import render_report
 from temper.run.prepare import prepare
 from temper.techniques.base import Live
 from temper.techniques.distill import LOSS, Distill, ResolvedDistill, check_tokens
@@ -96,6 +97,7 @@ def divergence(world: World, learner: FakeLearner, rows: Sequence[int]) -> float
 def test_a_teacher_that_is_the_student_has_nothing_to_say(asked: World) -> None:
     steps = of(held(asked.run(asked.recipe(REPAIR))), Step)
     assert [step.loss for step in steps[:1]] == pytest.approx([0.0], abs=1e-6)
+    assert [step.figures["teacher_kl"] for step in steps] == pytest.approx([step.loss for step in steps])
     assert steps[0].grad_norm == pytest.approx(0.0, abs=1e-6)
 
 
@@ -263,6 +265,12 @@ def test_what_is_held_stays_learnt(asked: World) -> None:
         lost[hold] = learner.forward_backward(rows, (Term(loss="ce"),)).loss - before
     assert lost["greedy.jsonl"] < 0.5 * lost[None]
     assert lost[None] > 0.1
+
+
+def test_the_report_shows_how_far_the_teacher_is(asked: World) -> None:
+    page = render_report(held(asked.run(asked.recipe({**REPAIR, "hold": "greedy.jsonl"}))))
+    assert "Divergence from the teacher" in page
+    assert "Divergence from the teacher" not in render_report(held(asked.run(asked.recipe(BENT), "other")))
 
 
 def test_rows_that_are_held_are_read_and_told_like_any_other(asked: World) -> None:
