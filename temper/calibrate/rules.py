@@ -122,6 +122,7 @@ class TechniqueTable(Frozen):
     batch_most_rows: Entry
     batch_steps_per_epoch: Entry
     replay_share: Entry
+    replay_least: Entry
     replay_categories: Entry
     replay_epochs: Entry
     keep: Entry
@@ -227,6 +228,27 @@ def batch_tokens(table: TechniqueTable, *, rows: int, supervised: int) -> Ruled[
         return Ruled(value=int(ruled.value), rule=ruled.rule, evidence=ruled.evidence)
     value = 64 * math.ceil(wanted / 64)
     return Ruled(value=value, rule=f"{rule}, rounded up to a multiple of 64", evidence=ruled.evidence)
+
+
+def replay_share(table: TechniqueTable, *, batch: int) -> Ruled[float]:
+    """Share of general rows in a step: the table's, more where that would be too few tokens beside the domain's.
+
+    Args:
+        table: Of the technique.
+        batch: Supervised tokens per step as if the share were the table's (`batch_tokens`).
+    """
+    ruled, least = pick(table.replay_share), table.replay_least
+    if ruled.value * batch >= least.value:
+        return ruled
+    domain = (1 - ruled.value) * batch
+    share = least.value / (least.value + domain)
+    rule = f"{least.value:g} general tokens beside {domain:g} of the domain's"
+    return Ruled(value=round(share, 3), rule=rule, evidence=least.evidence)
+
+
+def beside(batch: int, table: TechniqueTable, share: float) -> int:
+    """Supervised tokens of a step that has as many of the domain as `batch` has at the table's share."""
+    return round(batch * (1 - table.replay_share.value) / (1 - share))
 
 
 def count_steps(*, epochs: float, supervised: int, share: float, batch: int) -> int:

@@ -268,7 +268,7 @@ def _replay(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> 
         do = f"{registry.hint(absent[0], list(stocks))}remove it or correct its name"
         expected = f"a category ({', '.join(available)}) or a source of the catalogue"
         raise sheet.refuse(f"replay.from.{absent[0]}", "[M001] no general data for it", expected, do)
-    ruled = rules.pick(table.replay_share)
+    ruled = _replay_share(stage, facts, table)
     if not available:
         if stage.replay.share:
             raise sheet.refuse(
@@ -288,6 +288,14 @@ def _replay(stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet) -> 
     return share, weights
 
 
+def _replay_share(stage: Stage, facts: Facts, table: TechniqueTable) -> Ruled[float]:
+    """The share where the recipe leaves it open."""
+    if stage.on_policy or not facts.domain_supervised:
+        return rules.pick(table.replay_share)
+    usual = rules.batch_tokens(table, rows=facts.train_rows, supervised=facts.domain_supervised).value
+    return rules.replay_share(table, batch=stage.batch_tokens or usual)
+
+
 def _length(
     stage: Stage, facts: Facts, table: TechniqueTable, sheet: Sheet, share: float, cut: Cut
 ) -> tuple[int, float, int]:
@@ -299,11 +307,13 @@ def _length(
         if steps == wanted:
             sheet.take("steps", stage.steps, ruled, str(steps))
         return steps, 0.0, 0
-    batch = sheet.take(
-        "batch_tokens",
-        stage.batch_tokens,
-        rules.batch_tokens(table, rows=facts.train_rows, supervised=facts.domain_supervised),
-    )
+    usual = rules.batch_tokens(table, rows=facts.train_rows, supervised=facts.domain_supervised)
+    if stage.replay is not None and stage.replay.share is None and share > table.replay_share.value:
+        rule = (
+            f"{usual.rule}; {usual.value} at a share of {print_share(table.replay_share.value)}, and more general ones"
+        )
+        usual = replace(usual, value=rules.beside(usual.value, table, share), rule=rule)
+    batch = sheet.take("batch_tokens", stage.batch_tokens, usual)
     ruled = rules.pick(table.epochs, facts.domain_supervised)
     epochs = stage.epochs if stage.epochs is not None else ruled.value
     size = {"supervised": facts.domain_supervised, "share": share, "batch": batch}

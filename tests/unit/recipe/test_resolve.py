@@ -99,6 +99,23 @@ def test_open_values_are_the_tables() -> None:
     assert (stage.id, stage.guard, stage.choose) == ("01-sft", "stop", "best")
 
 
+def test_short_answers_get_as_many_general_tokens_beside_them_as_long_ones() -> None:
+    """A quarter of a step of 64 was 16 general tokens, less than one row: most steps had none, and nothing held."""
+    short = replace(FACTS, train_rows=720, domain_supervised=2_880, domain_tokens=38_300)
+    resolved = resolve(recipe(), short)
+    (stage,) = resolved.stages
+    # 16 rows of 4 tokens are 64, of which 48 are the domain's; 64 general ones beside them are 64 / 112 of a step.
+    assert (stage.batch_tokens, stage.replay_share) == (112, pytest.approx(64 / 112, abs=0.001))
+    assert stage.steps == 180  # 3 x 2880 / 48, as many as without them
+    assert setting(resolved, "stages.0.replay.share").rule == "64 general tokens beside 48 of the domain's"
+    assert setting(resolved, "stages.0.batch_tokens").value == "112"
+    # What the recipe says stays; so does the usual share where it is enough: a quarter of 256.
+    asked = one({"replay": {"share": 0.25}}, short)
+    assert (asked.batch_tokens, asked.replay_share) == (64, 0.25)
+    assert (one({"batch_tokens": 256}).replay_share, one({"replay": None}, short).batch_tokens) == (0.25, 64)
+    assert one({"batch_tokens": 64}, short).replay_share == pytest.approx(64 / 112, abs=0.001)
+
+
 def test_steps_follow_from_the_data() -> None:
     # 2 x 20000 / (0.75 x 500) = 106.7: 107 steps; 10 % warm-up of them is 10.7: 11.
     stage = one({"epochs": 2, "batch_tokens": 500, "replay": {"share": 0.25}, "warmup": 0.1})
