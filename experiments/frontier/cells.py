@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast
 
 import yaml
 
@@ -50,6 +50,8 @@ OWN: Mapping[str, float] = MappingProxyType(
     {"own-instruction": 50, "own-reasoning": 20, "own-knowledge": 15, "own-code": 15}
 )
 """Only what the base wrote itself."""
+GENERAL_PER_ROW: Mapping[frozenset[str], float] = MappingProxyType({frozenset(REAL): 15.0, frozenset(OWN): 49.0})
+"""Supervised tokens of a general row, where the sources are mixed so: `temper check --json` tells tokens and rows."""
 PLUGINS = Path(__file__).parent / "methods" / "stages.py"
 
 
@@ -115,6 +117,7 @@ def _lora(lr: float, **more: object) -> Settings:
 
 
 def _mixed(settings: Settings, share: float, sources: Mapping[str, float], keep: str = "ce") -> Settings:
+    """With a share of general rows, as peers count; `recipe` counts their tokens."""
     return {**settings, "replay": {"share": share, "from": dict(sources)}, "keep": keep}
 
 
@@ -225,7 +228,10 @@ def recipe(job: Job, data: Path) -> Mapping[str, object]:
         if job.cell.strength == "light":  # the strength is part of the question, not of the answer
             stage["epochs"] = EPOCHS["light"]
     else:
-        batch = round(DOMAIN_ROWS * PER_ROW[job.cell.domain][1] / (1 - replay_share(settings)))
+        share = replay_share(settings, job.cell)
+        if share:
+            settings["replay"] = {**cast("Settings", settings["replay"]), "share": round(share, 4)}
+        batch = round(DOMAIN_ROWS * PER_ROW[job.cell.domain][1] / (1 - share))
         length = {"epochs": EPOCHS[job.cell.strength]} if not job.method.replay_only else {"steps": steps(job.cell)}
         length |= {"batch_tokens": batch}
         stage |= {"guard": "off", "choose": "best", "checkpoints": 4, **length}
@@ -250,12 +256,14 @@ def _plain(value: object) -> object:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def replay_share(settings: Settings) -> float:
-    """Share of general tokens in the steps of a trial; 0 for a replay that is the whole step."""
+def replay_share(settings: Settings, cell: Cell) -> float:
+    """Share of general tokens in the steps of a trial, whose settings count rows; 0 where the whole step is replay."""
     replay = settings.get("replay")
-    share = replay.get("share") if isinstance(replay, Mapping) else 0.0
-    assert isinstance(share, float), share
-    return 0.0 if share == 1.0 else share
+    if not isinstance(replay, Mapping) or replay["share"] == 1.0:
+        return 0.0
+    of_rows = float(replay["share"])
+    general = of_rows * GENERAL_PER_ROW[frozenset(replay["from"])]
+    return general / (general + (1 - of_rows) * PER_ROW[cell.domain][1])
 
 
 def steps(cell: Cell) -> int:

@@ -164,9 +164,10 @@ def test_all_methods_take_the_same_steps_over_the_domain(tmp_path: Path) -> None
 
     stage = cells.recipe(job, tmp_path)["stages"]
 
-    # 8 rows of 4 learnt tokens are half of each step: the other half is general.
+    # 8 rows of 4 learnt tokens are half of the rows of each step: the other half are 8 general ones of 15.
     assert isinstance(stage, list)
-    assert stage[0]["batch_tokens"] == 64
+    assert stage[0]["batch_tokens"] == 32 + 120
+    assert stage[0]["replay"]["share"] == pytest.approx(120 / 152, abs=1e-4)
 
 
 def test_what_a_run_says_survives_its_line() -> None:
