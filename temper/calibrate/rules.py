@@ -230,19 +230,20 @@ def batch_tokens(table: TechniqueTable, *, rows: int, supervised: int) -> Ruled[
     return Ruled(value=value, rule=f"{rule}, rounded up to a multiple of 64", evidence=ruled.evidence)
 
 
-def replay_share(table: TechniqueTable, *, batch: int) -> Ruled[float]:
+def replay_share(table: TechniqueTable, *, batch: int, answer: float) -> Ruled[float]:
     """Share of general rows in a step: the table's, more where that would be too few tokens beside the domain's.
 
     Args:
         table: Of the technique.
         batch: Supervised tokens per step as if the share were the table's (`batch_tokens`).
+        answer: Supervised tokens of a domain row, on average.
     """
-    ruled, least = pick(table.replay_share), table.replay_least
+    ruled, least = pick(table.replay_share), pick(table.replay_least, answer)
     if ruled.value * batch >= least.value:
         return ruled
     domain = (1 - ruled.value) * batch
     share = least.value / (least.value + domain)
-    rule = f"{least.value:g} general tokens beside {domain:g} of the domain's"
+    rule = f"{least.value:.0f} general tokens beside {domain:g} of the domain's, in answers of {answer:.0f}"
     return Ruled(value=round(share, 3), rule=rule, evidence=least.evidence)
 
 
@@ -302,4 +303,5 @@ def _last_limit(entry: Entry) -> float:
 
 
 def _words(fact: str) -> str:
-    return {"domain_supervised": "supervised domain tokens"}.get(fact, fact)
+    named = {"domain_supervised": "supervised domain tokens", "answer_tokens": "tokens of an answer"}
+    return named.get(fact, fact)

@@ -293,7 +293,8 @@ def _replay_share(stage: Stage, facts: Facts, table: TechniqueTable) -> Ruled[fl
     if stage.on_policy or not facts.domain_supervised:
         return rules.pick(table.replay_share)
     usual = rules.batch_tokens(table, rows=facts.train_rows, supervised=facts.domain_supervised).value
-    return rules.replay_share(table, batch=stage.batch_tokens or usual)
+    answer = facts.domain_supervised / facts.train_rows
+    return rules.replay_share(table, batch=stage.batch_tokens or usual, answer=answer)
 
 
 def _length(

@@ -104,16 +104,21 @@ def test_short_answers_get_as_many_general_tokens_beside_them_as_long_ones() -> 
     short = replace(FACTS, train_rows=720, domain_supervised=2_880, domain_tokens=38_300)
     resolved = resolve(recipe(), short)
     (stage,) = resolved.stages
-    # 16 rows of 4 tokens are 64, of which 48 are the domain's; 64 general ones beside them are 64 / 112 of a step.
-    assert (stage.batch_tokens, stage.replay_share) == (112, pytest.approx(64 / 112, abs=0.001))
+    # 16 rows of 4 tokens are 64, of which 48 are the domain's; 128 general ones beside them are 128 / 176 of a step.
+    assert (stage.batch_tokens, stage.replay_share) == (176, pytest.approx(128 / 176, abs=0.001))
     assert stage.steps == 180  # 3 x 2880 / 48, as many as without them
-    assert setting(resolved, "stages.0.replay.share").rule == "64 general tokens beside 48 of the domain's"
-    assert setting(resolved, "stages.0.batch_tokens").value == "112"
+    said = "128 general tokens beside 48 of the domain's, in answers of 4"
+    assert setting(resolved, "stages.0.replay.share").rule == said
+    assert setting(resolved, "stages.0.batch_tokens").value == "176"
     # What the recipe says stays; so does the usual share where it is enough: a quarter of 256.
     asked = one({"replay": {"share": 0.25}}, short)
     assert (asked.batch_tokens, asked.replay_share) == (64, 0.25)
     assert (one({"batch_tokens": 256}).replay_share, one({"replay": None}, short).batch_tokens) == (0.25, 64)
-    assert one({"batch_tokens": 64}, short).replay_share == pytest.approx(64 / 112, abs=0.001)
+    assert one({"batch_tokens": 64}, short).replay_share == pytest.approx(128 / 176, abs=0.001)
+    # Between 10 and 20 tokens the 128 go over to 64.
+    assert one(None, replace(short, domain_supervised=720 * 22)).replay_share == 0.25
+    between = rules.replay_share(rules.read_table(), batch=240, answer=14).value
+    assert 64 < 180 * between / (1 - between) < 128
 
 
 def test_steps_follow_from_the_data() -> None:
