@@ -39,7 +39,8 @@ from temper.recipe.schema import Learns, Stage
 from temper.recipe.sheet import Sheet
 from temper.recipe.values import AUTO_COUNT, as_base, problem
 from temper.techniques.base import Live, Plan
-from temper.techniques.inventory import Inventory, shares
+from temper.techniques.general import Rows
+from temper.techniques.inventory import Inventory
 from temper.techniques.mixing import schedule_of
 from temper.techniques.sft import SFT
 
@@ -121,7 +122,7 @@ class Distill(Stage):
 
     def plan(self, stage: ResolvedDistill, inventory: Inventory, *, seed: int) -> Plan:
         """What the stage trains on, how long, and at which rates."""
-        asked, held = _asked(inventory, seed), _Held(inventory, seed)
+        asked, held = _asked(inventory, seed), _Held(inventory.domain if stage.holds else (), seed)
 
         def feed(start: int, live: Live) -> Iterator[list[Datum]]:
             for step in itertools.count(start):
@@ -178,12 +179,12 @@ def _asked(inventory: Inventory, seed: int) -> Mixture:
 class _Held:
     """The rows that stay learnt, in an order that the step alone decides; none where the recipe names none."""
 
-    def __init__(self, inventory: Inventory, seed: int) -> None:
-        part = shares(inventory, 0.0, {})
-        rows = inventory.domain
-        self._tokens = sum(count_supervised(r.datums) for r in rows) / max(1, sum(len(r.datums) for r in rows))
+    def __init__(self, rows: Sequence[Rows], seed: int) -> None:
+        tokens = [count_supervised(r.datums) for r in rows]
+        self._tokens = sum(tokens) / max(1, sum(len(r.datums) for r in rows))
         sources = tuple(
-            MixSource(name=r.name, role=r.role, category=r.category, datums=r.datums, share=part[r.name]) for r in rows
+            MixSource(name=r.name, role=r.role, category=r.category, datums=r.datums, share=count / sum(tokens))
+            for r, count in zip(rows, tokens, strict=True)
         )
         self._mixture = Mixture(sources=sources, seed=seed) if sources else None
 

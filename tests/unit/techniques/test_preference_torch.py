@@ -117,7 +117,7 @@ def test_a_repair_on_a_real_sampler_lowers_the_divergence_from_the_base(base: Pa
     policy = TorchBackend().open(start, TrainSpec(rank=4, reference=base))
     policy.learner.load(start)
     stage = ResolvedDistill(
-        **COMMON, technique="distill", replay_share=0.0, teacher="", prompts=24, max_new_tokens=12
+        **COMMON, technique="distill", replay_share=0.0, teacher="", prompts=24, max_new_tokens=12, holds=False
     )  # fmt: skip
     plan = Distill.model_construct().plan(stage, rows, seed=0)
     losses = []
