@@ -256,14 +256,21 @@ def _plain(value: object) -> object:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def replay_share(settings: Settings, cell: Cell) -> float:
-    """Share of general tokens in the steps of a trial, whose settings count rows; 0 where the whole step is replay."""
+def row_share(settings: Settings) -> float:
+    """Share of general rows in the steps of a trial; 0 where the whole step is replay."""
     replay = settings.get("replay")
-    if not isinstance(replay, Mapping) or replay["share"] == 1.0:
+    share = replay.get("share") if isinstance(replay, Mapping) else 0.0
+    assert isinstance(share, float), share
+    return 0.0 if share == 1.0 else share
+
+
+def replay_share(settings: Settings, cell: Cell) -> float:
+    """The same as a share of supervised tokens, which is what a recipe of temper says."""
+    rows = row_share(settings)
+    if not rows:
         return 0.0
-    of_rows = float(replay["share"])
-    general = of_rows * GENERAL_PER_ROW[frozenset(replay["from"])]
-    return general / (general + (1 - of_rows) * PER_ROW[cell.domain][1])
+    general = rows * GENERAL_PER_ROW[frozenset(cast("Mapping[str, Mapping[str, float]]", settings["replay"])["from"])]
+    return general / (general + (1 - rows) * PER_ROW[cell.domain][1])
 
 
 def steps(cell: Cell) -> int:

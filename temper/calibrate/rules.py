@@ -247,7 +247,7 @@ def replay_share(table: TechniqueTable, *, batch: int, answer: float) -> Ruled[f
     return Ruled(value=round(share, 3), rule=rule, evidence=least.evidence)
 
 
-def beside(batch: int, table: TechniqueTable, share: float) -> int:
+def batch_at_share(batch: int, table: TechniqueTable, share: float) -> int:
     """Supervised tokens of a step that has as many of the domain as `batch` has at the table's share."""
     return round(batch * (1 - table.replay_share.value) / (1 - share))
 

@@ -131,7 +131,9 @@ class State:
     def figures(self) -> str:
         """How training goes: losses, rewards, speed, rate."""
         assert self.step is not None
-        parts = [f"loss {', '.join(f'{side} {value:.3f}' for side, value in self.losses.items())}"] * bool(self.losses)
+        parts = list[str]()
+        if self.losses:
+            parts.append(f"loss {', '.join(f'{side} {value:.3f}' for side, value in self.losses.items())}")
         if (away := self.step.figures.get("teacher_kl")) is not None:
             parts.append(f"{away:.3f} nats from the teacher")
         if self.rollouts is not None:

@@ -313,7 +313,7 @@ def _length(
         rule = (
             f"{usual.rule}; {usual.value} at a share of {print_share(table.replay_share.value)}, and more general ones"
         )
-        usual = replace(usual, value=rules.beside(usual.value, table, share), rule=rule)
+        usual = replace(usual, value=rules.batch_at_share(usual.value, table, share), rule=rule)
     batch = sheet.take("batch_tokens", stage.batch_tokens, usual)
     ruled = rules.pick(table.epochs, facts.domain_supervised)
     epochs = stage.epochs if stage.epochs is not None else ruled.value

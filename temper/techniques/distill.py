@@ -18,7 +18,7 @@ same tokens.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -39,9 +39,8 @@ from temper.recipe.schema import Learns, Stage
 from temper.recipe.sheet import Sheet
 from temper.recipe.values import AUTO_COUNT, as_base, problem
 from temper.techniques.base import Live, Plan
-from temper.techniques.general import Rows
 from temper.techniques.inventory import Inventory
-from temper.techniques.mixing import schedule_of
+from temper.techniques.mixing import mixture, schedule_of
 from temper.techniques.sft import SFT
 
 LOSS = "teacher_kl"
@@ -122,18 +121,18 @@ class Distill(Stage):
 
     def plan(self, stage: ResolvedDistill, inventory: Inventory, *, seed: int) -> Plan:
         """What the stage trains on, how long, and at which rates."""
-        asked, held = _asked(inventory, seed), _Held(inventory.domain if stage.holds else (), seed)
+        asked, held = _asked(inventory, seed), _held(stage, inventory, seed)
 
         def feed(start: int, live: Live) -> Iterator[list[Datum]]:
             for step in itertools.count(start):
                 said = _answers(stage, live, asked.step(step, stage.prompts), seed=seed * SEEDS + step)
-                yield said + held.step(step, stage.prompts)
+                yield said + held(step)
 
         def rows() -> Iterator[Datum]:
             for step in itertools.count():
                 for prompt in asked.step(step, stage.prompts):
                     yield replace(prompt, weights={LOSS: (0.0,) * (len(prompt.tokens) - 1)})
-                yield from held.step(step, stage.prompts)
+                yield from held(step)
 
         return Plan(
             feed=feed, rows=rows, objective=(Term(loss=LOSS), *((Term(loss="ce"),) if stage.holds else ())),
@@ -176,21 +175,13 @@ def _asked(inventory: Inventory, seed: int) -> Mixture:
     return Mixture(sources=(source,), seed=seed)
 
 
-class _Held:
-    """The rows that stay learnt, in an order that the step alone decides; none where the recipe names none."""
-
-    def __init__(self, rows: Sequence[Rows], seed: int) -> None:
-        tokens = [count_supervised(r.datums) for r in rows]
-        self._tokens = sum(tokens) / max(1, sum(len(r.datums) for r in rows))
-        sources = tuple(
-            MixSource(name=r.name, role=r.role, category=r.category, datums=r.datums, share=count / sum(tokens))
-            for r, count in zip(rows, tokens, strict=True)
-        )
-        self._mixture = Mixture(sources=sources, seed=seed) if sources else None
-
-    def step(self, step: int, rows: int) -> list[Datum]:
-        """About so many rows, counted by the mean of their supervised tokens."""
-        return self._mixture.step(step, max(1, round(rows * self._tokens))) if self._mixture else []
+def _held(stage: ResolvedDistill, inventory: Inventory, seed: int) -> Callable[[int], list[Datum]]:
+    """The rows that stay learnt in a step: about as many as prompts, counted by the mean of their supervised tokens."""
+    if not stage.holds:
+        return lambda _step: []
+    rows = mixture(stage, inventory, seed=seed)
+    mean = sum(count_supervised(r.datums) for r in inventory.domain) / sum(len(r.datums) for r in inventory.domain)
+    return lambda step: rows.step(step, max(1, round(stage.prompts * mean)))
 
 
 def _answers(stage: ResolvedDistill, live: Live, prompts: Sequence[Datum], *, seed: int) -> list[Datum]:

@@ -163,18 +163,9 @@ def test_another_seed_gives_other_rows_and_the_same_seed_the_same_ones() -> None
 
 def test_the_rows_do_not_follow_the_order_of_sets(tmp_path: Path) -> None:
     """hassil says of a phrase one of the words it needs, another one from process to process: there were two exams."""
-    sides = set[bytes]()
+    sides, few = set[bytes](), ["--train", "40", "--exam", "10"]
     for seed in "02":
-        command = [
-            sys.executable,
-            str(EXAMPLE / "make_data.py"),
-            "--out",
-            str(tmp_path),
-            "--train",
-            "40",
-            "--exam",
-            "10",
-        ]
+        command = [sys.executable, EXAMPLE / "make_data.py", "--out", tmp_path, *few]
         subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True)
         sides.add((tmp_path / "train.jsonl").read_bytes())
     assert len(sides) == 1

@@ -99,7 +99,7 @@ def test_open_values_are_the_tables() -> None:
     assert (stage.id, stage.guard, stage.choose) == ("01-sft", "stop", "best")
 
 
-def test_short_answers_get_as_many_general_tokens_beside_them_as_long_ones() -> None:
+def test_short_answers_get_enough_general_tokens_beside_them() -> None:
     """A quarter of a step of 64 was 16 general tokens, less than one row: most steps had none, and nothing held."""
     short = replace(FACTS, train_rows=720, domain_supervised=2_880, domain_tokens=38_300)
     resolved = resolve(recipe(), short)
