@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from temper.model import tuning
+from temper.model import kernels, tuning
 from temper.model.layout import KeyValues, Layout, Spans, pack
 
 NAME = "temper_packed"
@@ -175,7 +175,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seen: Tensor, 
     scores = q.shape[1] * q.shape[2] * k.shape[2]
     kept = torch.is_grad_enabled()
     if q.device.type == "cpu" and q.shape[0] * scores <= (SMALL_SCORES if kept else CHUNK_SCORES):
-        return _Grouped.apply(q, k, v, seen, scale)  # pyright: ignore[reportReturnType]
+        return kernels.call(_Grouped, q, k, v, seen, scale)
     if q.device.type == "cpu" and scores <= CHUNK_SCORES and not kept:
         return _in_chunks(q, k, v, seen, scale, size=CHUNK_SCORES // scores)
     k, v = _repeat(k, q.shape[1]), _repeat(v, q.shape[1])
@@ -189,7 +189,9 @@ def _in_chunks(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float, *, s
     out = torch.empty_like(q)
     for first in range(0, len(q), size):
         rows = slice(first, first + size)
-        out[rows] = _Grouped.apply(q[rows], k[rows], v[rows], seen if seen.dim() == 2 else seen[rows], scale)
+        out[rows] = kernels.call(
+            _Grouped, q[rows], k[rows], v[rows], seen if seen.dim() == 2 else seen[rows], scale
+        )
     return out
 
 
@@ -259,9 +261,10 @@ def _decode(
     seen = slots <= cache.lengths[:, None]
     if window:
         seen &= slots > cache.lengths[:, None] - window
-    q = query.reshape(batch, kv_heads, -1, size)
+    keys, values, seen = keys[:, :, :held], values[:, :, :held], seen[:, None, None]
     with tuning.exact():  # products of three rows: oneDNN took nearly three times as long
-        out = torch.nn.functional.scaled_dot_product_attention(
-            q, keys[:, :, :held], values[:, :, :held], attn_mask=seen[:, None, None], scale=scale
-        )
+        if keys.device.type == "cpu":
+            return kernels.call(_Grouped, query[:, :, None], keys, values, seen, scale)[:, :, 0]
+        grouped = query.reshape(batch, kv_heads, -1, size)
+        out = torch.nn.functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=seen, scale=scale)
     return out.reshape(batch, -1, size)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from temper.model import attention, tuning
-from temper.model.kernels import FEWEST_TOKENS, PLAIN, AddNorm, Gate, Kernels, Norm, Rotate
+from temper.model.kernels import FEWEST_TOKENS, PLAIN, AddNorm, Gate, Kernels, Norm, Rotate, call
 
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 HEAD_NORMS = frozenset({"q_norm", "k_norm"})
@@ -134,4 +134,4 @@ def _norm(module: Any, kernels: Kernels, x: Tensor) -> Tensor:
 
 
 def _apply(function: Any, kernels: Kernels, *arguments: Any) -> Any:
-    return function.apply(*arguments, kernels if len(arguments[0]) >= FEWEST_TOKENS else PLAIN)
+    return call(function, *arguments, kernels if len(arguments[0]) >= FEWEST_TOKENS else PLAIN)

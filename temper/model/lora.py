@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from temper.errors import CheckpointError
-from temper.model import products
+from temper.model import kernels, products
 from temper.model.fourbit import dense
 
 ADAPTER = "default"
@@ -144,7 +144,7 @@ def _forward(layer: PeftLinear, x: Tensor, *_args: Any, **_kwargs: Any) -> Tenso
         return base(x)  # pyright: ignore[reportCallIssue]
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     flat = x.reshape(-1, x.shape[-1])
-    out = _LoraLinear.apply(flat, base, a, b, layer.scaling[ADAPTER])
+    out = kernels.call(_LoraLinear, flat, base, a, b, layer.scaling[ADAPTER])
     return out.reshape(*x.shape[:-1], -1)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from temper.model import kernels
+
 FEW_ROWS = 128
 """Answers of fewer rows than this do not pay for rounding a weight that trains; what is learnt from always does, as the
 start that it is compared with is rounded too."""
@@ -48,7 +50,7 @@ def _forward(module: nn.Linear, x: Tensor) -> Tensor:
     flat = x.reshape(-1, x.shape[-1])
     if module.weight.requires_grad and len(flat) < FEW_ROWS and not torch.is_grad_enabled():
         return nn.functional.linear(x, module.weight, module.bias)
-    out: Any = _Rounded.apply(flat, module.weight)
+    out: Any = kernels.call(_Rounded, flat, module.weight)
     if module.bias is not None:
         out = out + module.bias
     return out.reshape(*x.shape[:-1], -1)

@@ -266,13 +266,13 @@ def _chunks(asked: Sequence[_Asked]) -> list[list[_Asked]]:
 
 def _pick(logits: Tensor, temperature: float, streams: Sequence[torch.Generator]) -> tuple[list[int], list[float]]:
     """Next token per row with its log-probability at temperature 1; every row has its own random stream."""
-    logp = logits.log_softmax(-1)
+    total = logits.logsumexp(-1, keepdim=True)  # all log-probabilities at once would be as large as the logits
     if temperature == 0:
-        best = logp.max(-1)
-        return best.indices.tolist(), best.values.tolist()
+        best = logits.max(-1)
+        return best.indices.tolist(), (best.values - total[:, 0]).tolist()
     at = torch.tensor([torch.rand((), generator=g, dtype=torch.float64) for g in streams], dtype=torch.float64)
-    drawn = _draw((logits / temperature).softmax(-1) if temperature != 1 else logp.exp(), at.to(logits.device))
-    return drawn[:, 0].tolist(), logp.gather(1, drawn)[:, 0].tolist()
+    drawn = _draw((logits / temperature).softmax(-1), at.to(logits.device))
+    return drawn[:, 0].tolist(), (logits.gather(1, drawn) - total)[:, 0].tolist()
 
 
 def _draw(probabilities: Tensor, at: Tensor) -> Tensor:

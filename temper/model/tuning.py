@@ -6,15 +6,19 @@ linear layers then compute in it (`products`), while everything between the prod
 the factors of all other products are rounded as well (`torch.set_float32_matmul_precision`). The same setting leaves a
 CPU without such units in float32 there, and hands its products from torch's own BLAS to oneDNN, which is the faster
 one on some machines.
+
+And glibc, the allocator, gives every large block back to the system as soon as it is free, so that each product writes
+into pages that have to be made first; it is told to keep them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal, TypeVar
 
 import torch
@@ -45,6 +49,11 @@ linear layers in bfloat16 come on top of it (`products`)."""
 CAPACITY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 """Compiled products that oneDNN keeps: a step needs some fifty, and the next one has other shapes. 26 steps of one
 adapter ended at 2.4 GiB with 64, at 2.7 GiB with its own default of 1024, and were not slower."""
+KEPT: Mapping[int, int] = {-3: 1 << 25, -1: 1 << 30}
+"""What glibc is told (mallopt(3)): blocks of up to 32 MiB, the most it takes, come from the heap (M_MMAP_THRESHOLD), and the
+heap gives back what is free beyond 1 GiB (M_TRIM_THRESHOLD)."""
+INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+"""With one of these a CPU multiplies bfloat16 at twice the rate of float32 or more; nothing needs to be timed."""
 T = TypeVar("T")
 
 
@@ -54,6 +63,7 @@ def tune(threads: int | None = None, precision: Precision | None = None) -> Tuni
     Where the environment names a number (OMP_NUM_THREADS) or exact products, that holds.
     """
     device = load.best_device()
+    _keep_freed()
     os.environ.setdefault(*CAPACITY)  # read when the first product is computed
     number, why = _threads(threads)
     kind, why_kind = _precision(precision) if device.type == "cpu" else ("float32", "a GPU has weights in bfloat16")
@@ -167,9 +177,28 @@ def _precision(asked: Precision | None) -> tuple[Precision, str]:
         return asked, "the recipe"
     if os.environ.get(STRICT, "").upper() == "STRICT":
         return "float32", STRICT
+    able = [name for name in INSTRUCTIONS if _capabilities().get(name)]
+    if able:
+        return "bfloat16", f"the CPU has {' and '.join(able)}"
     rates = measure_precisions()
     told = ", ".join(f"{name}: {rate / 1e9:.0f}" for name, rate in rates.items())
     return best_precision(rates), f"products timed here, GFLOP/s: {told}"
+
+
+def _capabilities() -> Mapping[str, object]:
+    """What torch knows of this CPU; nothing where torch is older than the question."""
+    ask: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    return ask()
+
+
+def _keep_freed() -> None:
+    """Has glibc keep what is freed; another allocator stays as it is, and so does one that the environment sets up."""
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with suppress(OSError, AttributeError, TypeError):  # no glibc here
+        set_option = ctypes.CDLL(None).mallopt
+        for option, value in KEPT.items():
+            set_option(option, value)
 
 
 def _rates(

@@ -45,6 +45,22 @@ def test_what_is_measured_decides_and_leaves_the_precision_as_it_was(monkeypatch
     assert min(rates.values()) > 0.0
 
 
+@pytest.mark.parametrize("instruction", ["avx512_bf16", "amx_bf16"])
+def test_a_cpu_that_multiplies_bfloat16_is_not_timed(monkeypatch: pytest.MonkeyPatch, instruction: str) -> None:
+    """On a busy machine timing found float32 as fast in one start of eight, and the run was half as fast."""
+    monkeypatch.delenv("ONEDNN_DEFAULT_FPMATH_MODE")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, instruction: True}, raising=False)
+    found = tuning.tune(1)
+    assert (found.precision, found.why_precision) == ("bfloat16", f"the CPU has {instruction}")
+
+
+@pytest.mark.parametrize("known", [{}, {"avx512_bf16": False, "amx_bf16": False}])
+def test_one_of_which_that_is_not_known_is_timed(monkeypatch: pytest.MonkeyPatch, known: dict[str, bool]) -> None:
+    monkeypatch.delenv("ONEDNN_DEFAULT_FPMATH_MODE")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert tuning.tune(1).why_precision.startswith("products timed here, GFLOP/s: float32: ")
+
+
 def test_factors_are_rounded_only_where_that_is_half_as_fast_again() -> None:
     assert tuning.best_precision({"float32": 100.0, "bfloat16": 150.0}) == "bfloat16"
     assert tuning.best_precision({"float32": 100.0, "bfloat16": 149.0}) == "float32"
