@@ -141,7 +141,7 @@ class Unkept:
 
 
 def call(function: Any, *arguments: Any) -> Any:
-    """The value of an autograd function; without gradients, without what autograd does around it (some 20 us a call)."""
+    """The value of an autograd function; where no gradient is asked for, without the frame (some 20 us a call)."""
     if torch.is_grad_enabled():
         return function.apply(*arguments)
     return function.forward(Unkept(), *arguments)

@@ -50,8 +50,8 @@ CAPACITY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 """Compiled products that oneDNN keeps: a step needs some fifty, and the next one has other shapes. 26 steps of one
 adapter ended at 2.4 GiB with 64, at 2.7 GiB with its own default of 1024, and were not slower."""
 KEPT: Mapping[int, int] = {-3: 1 << 25, -1: 1 << 30}
-"""What glibc is told (mallopt(3)): blocks of up to 32 MiB, the most it takes, come from the heap (M_MMAP_THRESHOLD), and the
-heap gives back what is free beyond 1 GiB (M_TRIM_THRESHOLD)."""
+"""What glibc is told (mallopt(3)): blocks of up to 32 MiB, the most it takes, come from the heap (M_MMAP_THRESHOLD),
+and the heap gives back what is free beyond 1 GiB (M_TRIM_THRESHOLD)."""
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 """With one of these a CPU multiplies bfloat16 at twice the rate of float32 or more; nothing needs to be timed."""
 T = TypeVar("T")

@@ -60,6 +60,7 @@ def small(world: World, name: str, *settings: str) -> Any:
         "probes.general=[../suite.toml]",
         "stages.0.replay=null",
         "stages.0.epochs=null",
+        "stages.1.epochs=null",
         "stages.0.steps=2",
     )
     stages = tuple(f"stages.{n}.checkpoints=1" for n in (0, 1))
