@@ -189,9 +189,7 @@ def _in_chunks(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float, *, s
     out = torch.empty_like(q)
     for first in range(0, len(q), size):
         rows = slice(first, first + size)
-        out[rows] = kernels.call(
-            _Grouped, q[rows], k[rows], v[rows], seen if seen.dim() == 2 else seen[rows], scale
-        )
+        out[rows] = kernels.call(_Grouped, q[rows], k[rows], v[rows], seen if seen.dim() == 2 else seen[rows], scale)
     return out
 
 
