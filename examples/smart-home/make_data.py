@@ -368,7 +368,7 @@ def main() -> None:
     """Writes `train.jsonl` and `exam.jsonl` and prints what is in them."""
     parser = argparse.ArgumentParser(description="Writes the smart-home demo data.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
-    for name, default in (("train", 1920), ("exam", 240), ("seed", 0)):
+    for name, default in (("train", 1280), ("exam", 240), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     train, exam = make(train_rows=options.train, exam_rows=options.exam, seed=options.seed)
