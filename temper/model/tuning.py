@@ -1,4 +1,4 @@
-"""Tuning: how many threads torch gets and how products are computed, found out on this machine by timing products.
+"""Tuning: how many threads torch gets and how products are computed, by what this CPU can or by timing products on it.
 
 More threads than free cores make a training step several times slower than one thread, and no tool says so: threads
 wait for each other at the end of every product. And some CPUs multiply bfloat16 two to five times faster than float32:
@@ -177,7 +177,8 @@ def _precision(asked: Precision | None) -> tuple[Precision, str]:
         return asked, "the recipe"
     if os.environ.get(STRICT, "").upper() == "STRICT":
         return "float32", STRICT
-    able = [name for name in INSTRUCTIONS if _capabilities().get(name)]
+    known = _capabilities()
+    able = [name for name in INSTRUCTIONS if known.get(name)]
     if able:
         return "bfloat16", f"the CPU has {' and '.join(able)}"
     rates = measure_precisions()

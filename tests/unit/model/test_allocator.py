@@ -12,7 +12,7 @@ import pytest
 ROUNDS, BLOCKS, PAGES = 20, 8, 1024
 """Eight blocks of 1,024 pages of 4 KiB, all freed before the next round."""
 SCRIPT = f"""
-import resource, sys, torch
+import resource, torch
 from temper.model import tuning
 
 def faults():
