@@ -226,8 +226,8 @@ def batch_tokens(table: TechniqueTable, *, rows: int, supervised: int) -> Ruled[
         )
     else:
         return Ruled(value=int(ruled.value), rule=ruled.rule, evidence=ruled.evidence)
-    value = 64 * math.ceil(wanted / 64)
-    return Ruled(value=value, rule=f"{rule}, rounded up to a multiple of 64", evidence=ruled.evidence)
+    value = 16 * math.ceil(wanted / 16)
+    return Ruled(value=value, rule=f"{rule}, rounded up to a multiple of 16", evidence=ruled.evidence)
 
 
 def replay_share(table: TechniqueTable, *, batch: int, answer: float) -> Ruled[float]:
