@@ -90,7 +90,8 @@ def test_open_values_are_the_tables() -> None:
     sft = rules.read_table()
     stage = one()
     assert (stage.adapter, stage.rank, stage.alpha) == (sft.adapter.value, sft.rank.value, sft.alpha.value)
-    assert stage.replay_share == sft.replay_share.value
+    # 8 rows of 20 tokens are 160, of which 120 are the domain's; a quarter would be 40, and the least is 64.
+    assert (stage.batch_tokens, stage.replay_share) == (184, pytest.approx(64 / 184, abs=0.001))
     assert sum(stage.replay_from.values()) == pytest.approx(1.0)
     assert (
         stage.lr
@@ -104,19 +105,19 @@ def test_short_answers_get_enough_general_tokens_beside_them() -> None:
     short = replace(FACTS, train_rows=720, domain_supervised=2_880, domain_tokens=38_300)
     resolved = resolve(recipe(), short)
     (stage,) = resolved.stages
-    # 16 rows of 4 tokens are 64, of which 48 are the domain's; 128 general ones beside them are 128 / 176 of a step.
-    assert (stage.batch_tokens, stage.replay_share) == (176, pytest.approx(128 / 176, abs=0.001))
-    assert stage.steps == 180  # 3 x 2880 / 48, as many as without them
-    said = "128 general tokens beside 48 of the domain's, in answers of 4"
+    # 8 rows of 4 tokens are 32, of which 24 are the domain's; 128 general ones beside them are 128 / 152 of a step.
+    assert (stage.batch_tokens, stage.replay_share) == (152, pytest.approx(128 / 152, abs=0.001))
+    assert stage.steps == 360  # 3 x 2880 / 24, as many as without them
+    said = "128 general tokens beside 24 of the domain's, in answers of 4"
     assert setting(resolved, "stages.0.replay.share").rule == said
-    assert setting(resolved, "stages.0.batch_tokens").value == "176"
+    assert setting(resolved, "stages.0.batch_tokens").value == "152"
     # What the recipe says stays; so does the usual share where it is enough: a quarter of 256.
     asked = one({"replay": {"share": 0.25}}, short)
-    assert (asked.batch_tokens, asked.replay_share) == (64, 0.25)
-    assert (one({"batch_tokens": 256}).replay_share, one({"replay": None}, short).batch_tokens) == (0.25, 64)
+    assert (asked.batch_tokens, asked.replay_share) == (32, 0.25)
+    assert (one({"batch_tokens": 256}).replay_share, one({"replay": None}, short).batch_tokens) == (0.25, 32)
     assert one({"batch_tokens": 64}, short).replay_share == pytest.approx(128 / 176, abs=0.001)
-    # Between 10 and 20 tokens the 128 go over to 64.
-    assert one(None, replace(short, domain_supervised=720 * 22)).replay_share == 0.25
+    # 8 rows of 22 are 176, the domain's 132. Between 10 and 20 tokens the 128 go over to 64.
+    assert one(None, replace(short, domain_supervised=720 * 22)).replay_share == pytest.approx(64 / 196, abs=0.001)
     between = rules.replay_share(rules.read_table(), batch=240, answer=14).value
     assert 64 < 180 * between / (1 - between) < 128
 
