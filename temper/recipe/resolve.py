@@ -227,7 +227,7 @@ def _stage(stage: Stage, facts: Facts, index: int, cut: Cut) -> tuple[ResolvedSt
         replay_share=share,
         replay_from=weights,
         keep=sheet.take("keep", stage.keep, rules.pick(table.keep)) if share else "ce",
-        keep_scale=rules.pick(table.keep_scale, _answer(facts)).value,
+        keep_scale=rules.pick(table.keep_scale).value,
         adapter=adapter,
         four_bit=asked == "qlora",
         rank=rank,
@@ -293,12 +293,8 @@ def _replay_share(stage: Stage, facts: Facts, table: TechniqueTable) -> Ruled[fl
     if stage.on_policy or not facts.domain_supervised:
         return rules.pick(table.replay_share)
     usual = rules.batch_tokens(table, rows=facts.train_rows, supervised=facts.domain_supervised).value
-    return rules.replay_share(table, batch=stage.batch_tokens or usual, answer=_answer(facts))
-
-
-def _answer(facts: Facts) -> float:
-    """Supervised tokens of a domain row, on average; 0 where there are none."""
-    return facts.domain_supervised / facts.train_rows if facts.train_rows else 0.0
+    answer = facts.domain_supervised / facts.train_rows
+    return rules.replay_share(table, batch=stage.batch_tokens or usual, answer=answer)
 
 
 def _length(

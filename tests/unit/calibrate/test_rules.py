@@ -245,12 +245,3 @@ def test_a_typing_error_in_the_table_is_found(tmp_path: Path, old: str, new: str
     path.write_text(broken, encoding="utf-8")
     with pytest.raises(ValidationError):
         rules.read_table(path=path)
-
-
-def test_short_answers_are_held_more_firmly() -> None:
-    table = rules.read_table("sft")
-    # Half way between 10 and 20 tokens on the logarithm, 14.14, is half way between 4 and 3: 3.46, said as 3.5.
-    scales = [rules.pick(table.keep_scale, answer).value for answer in (0, 5, 10, 14.14, 20, 200)]
-    assert scales == [4.0, 4.0, 4.0, 3.5, 3.0, 3.0]
-    for technique in ("cpt", "dpo"):
-        assert rules.pick(rules.read_table(technique).keep_scale, 200).value == 4.0
