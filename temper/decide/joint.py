@@ -2,10 +2,11 @@
 
 All candidates that come into question are judged as one family, before any is measured in full: their drops were
 screened on the same items, so the screened draws show how alike their errors are, and nearly equal models cost next to
-nothing. The error rate is shared within the family by what a candidate would gain on the domain, which the noise of the
-general items knows nothing of. The bounds hold for all members at once, so candidates may be measured in any order and
-as many as one likes. Candidates that are made from others later form a wave of their own, which spends what the waves
-before it have left (`stats.spending_limits`). Simulated in experiments/sequential. Imports stats.
+nothing. The error rate is spent in the order of what the candidates gain on the domain, which the noise of the general
+items knows nothing of: the first is the one that would be handed on, so it may err most often. The bounds hold for all
+members at once, so candidates may be measured in any order and as many as one likes. Candidates that are made from
+others later form a wave of their own, which spends what the waves before it have left (`stats.spending_limits`).
+Simulated in experiments/sequential. Imports stats.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ ERROR_RATE = 0.05
 FREE = 0.05
 """Share of the candidates at the tolerance that screening proves above it all the same: they spend nothing, or a few
 broken checkpoints would use up the error rate of the others, which therefore share 95 % of it."""
-RESERVE = 0.1
+RESERVE = 0.2
 """Part of the error rate that a wave leaves to those after it; these are made from it, so that they need little."""
-LEAST_WEIGHT = 0.1
-"""Of a candidate that gains little: 2000 draws tell no finer tail."""
+FIRST = 0.6
+"""Part of what is left of its wave that a candidate may spend, the last one all of it; equal parts refused a good
+candidate among five more often (docs/log.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +50,20 @@ def joint_shares(tried: Sequence[Tried], *, error_rate: float = ERROR_RATE * (1.
     least 1 - `error_rate`. The share of a candidate depends on its own and earlier waves alone: what was refused stays
     refused.
     """
-    waves = sorted({one.wave for one in tried})
-    if not waves:
+    if not tried:
         return []
-    weights = _weights(tried)
-    tails = np.stack([_tail(one.drawn.draws) for one in tried], axis=1) / weights
-    columns = np.stack([-tails[:, [one.wave == wave for one in tried]].min(axis=1) for wave in waves], axis=1)
-    spent = [error_rate * (1.0 - RESERVE ** (place + 1)) for place in range(len(waves))]
-    limits = dict(zip(waves, stats.spending_limits(columns, spent), strict=True))
-    shares = [-float(limits[one.wave]) * weight for one, weight in zip(tried, weights, strict=True)]
-    return [min(max(0.0, share), ERROR_RATE) for share in shares]
+    order = sorted(range(len(tried)), key=lambda k: (tried[k].wave, -tried[k].gain))
+    spent, left = list[float](), error_rate
+    for wave in sorted({one.wave for one in tried}):
+        members = sum(one.wave == wave for one in tried)
+        rest = left * RESERVE
+        spent += [error_rate - rest - (left - rest) * (1.0 - FIRST) ** place for place in range(1, members)]
+        spent.append(error_rate - rest)
+        left = rest
+    tails = np.stack([_tail(tried[k].drawn.draws) for k in order], axis=1)
+    limits = stats.spending_limits(-tails, spent)
+    share = {k: min(max(0.0, -float(limit)), ERROR_RATE) for k, limit in zip(order, limits, strict=True)}
+    return [share[k] for k in range(len(tried))]
 
 
 def upper_bound(drawn: stats.Drawn, share: float) -> float:
@@ -74,12 +80,6 @@ def upper_bound(drawn: stats.Drawn, share: float) -> float:
     bent = skewness / 6.0 + stats.z_value(1.0 - share)
     level = NormalDist().cdf(skewness / 6.0 + bent / (1.0 - skewness / 6.0 * bent))
     return float(np.quantile(drawn.draws, level, method="weibull"))
-
-
-def _weights(tried: Sequence[Tried]) -> stats.Array:
-    """What a candidate gains, as a share of the most that one of its wave gains."""
-    most = {wave: max(one.gain for one in tried if one.wave == wave) for wave in {one.wave for one in tried}}
-    return np.array([max(LEAST_WEIGHT, one.gain / most[one.wave]) for one in tried])
 
 
 def _tail(draws: stats.Array) -> stats.Array:
