@@ -126,11 +126,11 @@ def weights(result: RunResult) -> bytes:
 
 @pytest.fixture(scope="module")
 def watched(shared_world: World) -> Watched:
-    """Two stages, both stopped by the guard: the first hands on a mean, the second a cut beside its line."""
+    """Two stages, both stopped by the guard: the first hands on a mean, the second a point on the line to its start."""
     result = watch(shared_world, shared_world.recipe(GREEDY_STAGE, SECOND_STAGE, exam="soft-exam.jsonl"), "watched")
     log = held(result.result)
     assert [e.level for e in of(log, Verdict)] == ["ok", "stop", "ok", "stop"]
-    assert [e.checkpoint for e in of(log, Choice)] == ["01-sft/step-000006-mean-2", "02-sft/step-000004-cut-0.58"]
+    assert [e.checkpoint for e in of(log, Choice)] == ["01-sft/step-000006-mean-2", "02-sft/step-000002-alpha-0.92"]
     return result
 
 
