@@ -34,7 +34,8 @@ Four domains, each learnt lightly (500 rows, one pass) and hard (all rows, three
 Every method sees the same rows equally often, saves four checkpoints, and hands on by one rule: the best domain score
 whose general drop on `core` is surely (95 %) at most 1 %, else the base, which is a gain of 0. Methods that are tuned
 have three trials, compared on the selection split with seed 0; temper has one. Further seeds repeat the trial that won.
-The runs of temper so far had its default of up to 2026-12-02: steps of sixteen rows, eight now (docs/log.md).
+All runs so far were judged by the smaller `core` of up to 2026-12-02, and those of temper had its default of then:
+steps of sixteen rows, eight now (docs/log.md).
 
 - **gain**: (score - base) / (best - base) on the test split, where `best` is the highest score that any method of the
   cell handed on, whatever it forgot. The interval resamples seeds and exam items.
