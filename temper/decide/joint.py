@@ -27,8 +27,8 @@ broken checkpoints would use up the error rate of the others, which therefore sh
 RESERVE = 0.15
 """Part of the error rate that a wave leaves to those after it; these are made from it, so that they need little."""
 FIRST = 0.7
-"""Part of what is left of its wave that a candidate may spend, the last one all of it; equal parts refused a good
-candidate among five more often (docs/log.md)."""
+"""Part of what is left of its wave that a candidate may spend, the last one all of it; parts in proportion to the gain
+refused a good candidate among five more often (docs/log.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

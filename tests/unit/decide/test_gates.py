@@ -96,8 +96,18 @@ def test_a_few_useful_tasks_among_dead_ones_are_filtered_out() -> None:
 def test_filtering_needs_enough_tasks_to_be_left() -> None:
     # 8 of 64 tasks are useful: q = 0.125. Of 64 tasks 8 would be left, of 640 there would be 80.
     few = [4] * 8 + [0] * 56
-    assert gate(evidence(few)).verdict == "SFT FIRST"
+    assert gate(evidence(few)).verdict == "GO"
     assert gate(evidence(few, total=640)).verdict == "FILTER"
+
+
+def test_few_useful_groups_are_gone_on_with_and_next_to_none_are_not() -> None:
+    # q = 4 / 64 = 0.063: one group in 16 teaches. q = 2 / 64 = 0.031 is refused.
+    report = gate(evidence([4] * 4 + [0] * 60))
+    assert report.verdict == "GO"
+    assert any("a useful group costs 16 groups of rollouts; an SFT stage" in r for r in report.remarks)
+    refused = gate(evidence([4] * 2 + [0] * 62))
+    assert refused.verdict == "SFT FIRST"
+    assert "(at least 5 %)" in refused.reasons[0]
 
 
 def test_a_filter_that_saves_little_is_not_proposed() -> None:
@@ -298,15 +308,15 @@ def test_what_is_worth_knowing_is_said_beside_the_verdict() -> None:
 
 
 def test_a_verdict_near_the_limit_says_that_it_is_not_settled() -> None:
-    # q = 14 / 64 = 0.22; its interval holds 0.2. Dropping the dead tasks would leave too few.
-    report = gate(evidence([4] * 14 + [0] * 50))
+    # q = 4 / 64 = 0.063; its interval holds 0.05. Dropping the dead tasks would leave too few.
+    report = gate(evidence([4] * 4 + [0] * 60))
     assert report.verdict == "GO"
     assert any("not settled: the interval of q" in r for r in report.remarks)
     assert not any("not settled" in r for r in gate(evidence([4] * 40 + [0] * 24)).remarks)
 
 
 def test_other_limits_can_be_tried() -> None:
-    assert gate(evidence(MIXED), limits=replace(LIMITS, useful=1.1)).verdict == "SFT FIRST"
+    assert gate(evidence(MIXED), limits=replace(LIMITS, least=1.1)).verdict == "SFT FIRST"
 
 
 def test_a_report_survives_the_log() -> None:
