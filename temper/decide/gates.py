@@ -272,8 +272,8 @@ def _remarks(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
         )
     if limits.least <= f.useful.value < limits.useful:
         yield (
-            f"a useful group costs {1.0 / f.useful.value:.0f} groups of rollouts; an SFT stage before this one, with a few"
-            " dozen worked answers, makes it cheaper"
+            f"a useful group costs {1.0 / f.useful.value:.0f} groups of rollouts; an SFT stage before this one,"
+            " with a few dozen worked answers, makes it cheaper"
         )
     if len(evidence.tried) < limits.few_tasks:
         yield f"{len(evidence.tried)} tasks tell little; {limits.few_tasks} or more give usable intervals"
