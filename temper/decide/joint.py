@@ -24,9 +24,9 @@ ERROR_RATE = 0.05
 FREE = 0.05
 """Share of the candidates at the tolerance that screening proves above it all the same: they spend nothing, or a few
 broken checkpoints would use up the error rate of the others, which therefore share 95 % of it."""
-RESERVE = 0.15
+RESERVE = 0.2
 """Part of the error rate that a wave leaves to those after it; these are made from it, so that they need little."""
-FIRST = 0.7
+FIRST = 0.6
 """Part of what is left of its wave that a candidate may spend, the last one all of it; parts in proportion to the gain
 refused a good candidate among five more often (docs/log.md)."""
 
