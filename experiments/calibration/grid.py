@@ -1,10 +1,11 @@
 """The learning rate x replay share grid: every cell an ordinary run, cached in its folder, resumed where it stopped.
 
-    python -m experiments.calibration.grid RECIPE... --out runs/grid [--adapters lora full] [--seeds 0 1]
+    python -m experiments.calibration.grid TASK... --out runs/grid [--adapters lora full] [--seeds 0 1]
         [--rates 7] [--shares 0 0.05 0.1 0.25 0.5] [--most-minutes 60]
 
-A recipe is a task; its learning rate, share, adapter and seed are set by the grid, and its guard only warns, so that
-runs that fail are seen to their end. Cells run in an order in which every prefix covers the grid. After each cell
+A task is a recipe or a domain of the frontier study (icd10, smart-home, address, facts), learnt lightly: 500 rows, one
+pass. Learning rate, share, adapter and seed are set by the grid, and the guard only warns, so that runs that fail are
+seen to their end. Cells run in an order in which every prefix covers the grid. After each cell
 table.jsonl beside the folders is written anew; `experiments.calibration.replay` reads it.
 """
 
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.calibration.table import Cell, cell_of, write
+from experiments.frontier import cells, domains
+from experiments.frontier.domains import rows
 from temper import events
 from temper.calibrate import rules
 from temper.launch.local import Ended, Job, run_until
@@ -102,10 +105,24 @@ def line(plan: Plan, out: Path) -> Cell | None:
     return cell_of(events.read(log), task=plan.task, lr=plan.lr, share=plan.share, seed=plan.seed, tolerance=tolerance)
 
 
+def recipe_of(task: str, out: Path) -> Path:
+    """The recipe that a task names; that of a domain is written, with its rows, into the grid's folder."""
+    if task not in domains.DOMAINS:
+        return Path(task)
+    folder = (out / task).resolve()
+    if not (folder / "recipe.yaml").is_file():
+        rows.write(domains.make(task), folder, "light")
+        cell = next(c for c in cells.CELLS if c.domain == task and c.strength == "light")
+        ours = next(m for m in cells.METHODS if m.role == "ours")
+        recipe = cells.text(cells.Job(cell=cell, method=ours, trial=0, seed=0), folder)
+        (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    return folder / "recipe.yaml"
+
+
 def main() -> None:
     """Runs what is missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", type=Path, nargs="+")
+    parser.add_argument("tasks", nargs="+", metavar="TASK")
     parser.add_argument("--out", type=Path, default=Path("runs/grid"))
     parser.add_argument("--adapters", nargs="+", default=["lora", "full"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -113,7 +130,8 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
     parser.add_argument("--most-minutes", type=float, default=math.inf)
     asked = parser.parse_args()
-    todo = plans(asked.recipes, adapters=asked.adapters, seeds=asked.seeds, rates=asked.rates, shares=asked.shares)
+    recipes = [recipe_of(task, asked.out) for task in asked.tasks]
+    todo = plans(recipes, adapters=asked.adapters, seeds=asked.seeds, rates=asked.rates, shares=asked.shares)
     asked.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     for number, plan in enumerate(todo, start=1):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.calibration.grid import plans
+from experiments.calibration.grid import plans, recipe_of
 from experiments.calibration.replay import STRATEGIES, foretold, measure
 from experiments.calibration.table import Cell, Seen, cell_of, read, write
+from temper.recipe.load import load
 from tests.fakes.world import World, held, stage
 
 RATES = [1e-4 * 2**i for i in range(7)]
@@ -99,6 +100,14 @@ def test_every_prefix_of_the_grid_covers_it(tmp_path: Path) -> None:
     assert {c.adapter for c in first} == {"lora", "full"} and {c.seed for c in first} == {0, 1}
     assert len({c.share for c in first}) == 4
     assert "stages.0.replay=null" in next(c for c in cells if c.share == 0).settings
+
+
+def test_a_domain_by_name_becomes_a_recipe_with_its_rows(tmp_path: Path) -> None:
+    recipe = recipe_of("icd10", tmp_path)
+    assert load(recipe).stages[0].epochs == 1.0
+    assert len((tmp_path / "icd10" / "train.jsonl").read_text(encoding="utf-8").splitlines()) == 500
+    assert plans([recipe], adapters=["lora"], seeds=[0], rates=2, shares=(0.0,))[0].task == "icd10 sft lora"
+    assert recipe_of("runs/mine.yaml", tmp_path) == Path("runs/mine.yaml")
 
 
 @pytest.mark.slow
