@@ -211,23 +211,22 @@ def lr_range(table: TechniqueTable, adapter: str) -> Range:
 
 def batch_tokens(table: TechniqueTable, *, rows: int, supervised: int) -> Ruled[int]:
     """Supervised tokens per step: the table's, less for tiny data, never fewer than a handful of rows."""
-    ruled = pick(table.batch_tokens, supervised)
-    least = table.batch_least_rows.value * supervised / rows
-    crowd = pick(table.batch_most_rows, supervised).value
-    most = supervised / table.batch_steps_per_epoch.value
-    if least > min(ruled.value, most):
-        wanted, rule = least, f"{table.batch_least_rows.value} rows of {supervised / rows:.0f} supervised tokens"
-    elif crowd * supervised / rows < min(ruled.value, most):
-        wanted, rule = crowd * supervised / rows, f"{crowd:g} rows of {supervised / rows:.0f} supervised tokens"
-    elif most < ruled.value:
-        wanted, rule = (
-            most,
-            f"{table.batch_steps_per_epoch.value} steps per epoch over {supervised:,} supervised tokens",
-        )
+    usual = pick(table.batch_tokens, supervised)
+    answer = supervised / rows
+    least, crowd, epoch = table.batch_least_rows, pick(table.batch_most_rows, supervised), table.batch_steps_per_epoch
+    fewest, most = least.value * answer, supervised / epoch.value
+    if fewest > min(usual.value, most):
+        wanted, rule, evidence = fewest, f"{least.value} rows of {answer:.0f} supervised tokens", least.evidence
+    elif crowd.value * answer < min(usual.value, most):
+        wanted, rule = crowd.value * answer, f"{crowd.value:g} rows of {answer:.0f} supervised tokens"
+        evidence = crowd.evidence
+    elif most < usual.value:
+        wanted, rule = most, f"{epoch.value} steps per epoch over {supervised:,} supervised tokens"
+        evidence = epoch.evidence
     else:
-        return Ruled(value=int(ruled.value), rule=ruled.rule, evidence=ruled.evidence)
+        return Ruled(value=int(usual.value), rule=usual.rule, evidence=usual.evidence)
     value = 16 * math.ceil(wanted / 16)
-    return Ruled(value=value, rule=f"{rule}, rounded up to a multiple of 16", evidence=ruled.evidence)
+    return Ruled(value=value, rule=f"{rule}, rounded up to a multiple of 16", evidence=evidence)
 
 
 def replay_share(table: TechniqueTable, *, batch: int, answer: float) -> Ruled[float]:

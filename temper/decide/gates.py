@@ -108,7 +108,7 @@ def gate(evidence: Evidence, *, stage: str = "", limits: Limits = LIMITS) -> Gat
         stage=stage,
         verdict=ruling.verdict,
         reasons=ruling.reasons,
-        remarks=tuple(_remarks(evidence, f, limits)),
+        remarks=tuple(_remarks(evidence, f, limits, ruling.verdict)),
         remedy=_remedy(ruling, evidence, f, limits),
         keep=ruling.keep,
         tasks=len(evidence.tried),
@@ -262,7 +262,7 @@ def _why_few(evidence: Evidence, f: Figures, limits: Limits) -> str:
     return f"{found}: of {tried} tasks {never} were never passed and {always} always{cut}"
 
 
-def _remarks(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
+def _remarks(evidence: Evidence, f: Figures, limits: Limits, verdict: GateVerdict) -> Iterator[str]:
     if not evidence.graded:
         return  # there are no figures to remark on
     if f.useful.low < limits.least <= f.useful.high:
@@ -270,7 +270,7 @@ def _remarks(evidence: Evidence, f: Figures, limits: Limits) -> Iterator[str]:
             f"not settled: the interval of q, {_range(f.useful)}, holds the limit of {percent(limits.least)};"
             " more tasks in the gate would narrow it"
         )
-    if limits.least <= f.useful.value < limits.useful:
+    if verdict == "GO" and f.useful.value < limits.useful:
         yield (
             f"a useful group costs {1.0 / f.useful.value:.0f} groups of rollouts; an SFT stage before this one,"
             " with a few dozen worked answers, makes it cheaper"

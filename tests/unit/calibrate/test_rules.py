@@ -24,10 +24,10 @@ def fixed(sft: rules.TechniqueTable) -> rules.TechniqueTable:
     return sft.model_copy(
         update={
             "lr_lora": entry(),
-            "batch_tokens": rules.Entry(value=512, evidence="x"),
-            "batch_least_rows": rules.Entry(value=8, evidence="x"),
-            "batch_most_rows": rules.Entry(value=40, evidence="x"),
-            "batch_steps_per_epoch": rules.Entry(value=16, evidence="x"),
+            "batch_tokens": rules.Entry(value=512, evidence="tokens"),
+            "batch_least_rows": rules.Entry(value=8, evidence="least"),
+            "batch_most_rows": rules.Entry(value=40, evidence="most"),
+            "batch_steps_per_epoch": rules.Entry(value=16, evidence="per epoch"),
             "length_multiple": rules.Entry(value=64, evidence="x"),
             "replay_categories": rules.Entry(value={"instruction": 45, "code": 40, "safety": 15}, evidence="x"),
         }
@@ -177,22 +177,26 @@ def test_the_rate_falls_with_the_width_of_the_model(fixed: rules.TechniqueTable)
 
 def test_batch_is_the_tables_for_ordinary_data(fixed: rules.TechniqueTable) -> None:
     # 20000 tokens in 1000 rows: 8 rows are 160 tokens, a 16th of the data 1250, so the table's 512 holds.
-    assert rules.batch_tokens(fixed, rows=1000, supervised=20_000).value == 512
+    found = rules.batch_tokens(fixed, rows=1000, supervised=20_000)
+    assert (found.value, found.evidence) == (512, "tokens")
 
 
 def test_batch_shrinks_for_tiny_data_so_that_an_epoch_has_steps(fixed: rules.TechniqueTable) -> None:
     # 6000 / 16 = 375, rounded up to 384; 8 rows of 6000/255 tokens are 188, less than that.
-    assert rules.batch_tokens(fixed, rows=255, supervised=6000).value == 384
+    found = rules.batch_tokens(fixed, rows=255, supervised=6000)
+    assert (found.value, found.evidence) == (384, "per epoch")
 
 
 def test_batch_holds_a_handful_of_rows_when_answers_are_long(fixed: rules.TechniqueTable) -> None:
     # 100 rows of 300 tokens: 8 rows are 2400 tokens, a multiple of 16, though the table says 512.
-    assert rules.batch_tokens(fixed, rows=100, supervised=30_000).value == 2400
+    found = rules.batch_tokens(fixed, rows=100, supervised=30_000)
+    assert (found.value, found.evidence) == (2400, "least")
 
 
 def test_batch_is_no_crowd_of_rows_when_answers_are_short(fixed: rules.TechniqueTable) -> None:
     # 10,000 rows of 5 tokens: 40 rows are 200 tokens, rounded up to 208, though the table says 512.
-    assert rules.batch_tokens(fixed, rows=10_000, supervised=50_000).value == 208
+    found = rules.batch_tokens(fixed, rows=10_000, supervised=50_000)
+    assert (found.value, found.evidence) == (208, "most")
 
 
 def test_steps_follow_from_epochs_and_the_domains_part_of_the_batch() -> None:

@@ -91,6 +91,7 @@ def test_a_few_useful_tasks_among_dead_ones_are_filtered_out() -> None:
     assert report.keep == tuple(f"t{i}" for i in range(16))
     assert "48 of 64 tasks teach next to nothing" in report.reasons[0]
     assert "16 tasks" in report.remedy
+    assert not any("SFT stage before this one" in r for r in report.remarks)  # the groups of those kept are useful
 
 
 def test_filtering_needs_enough_tasks_to_be_left() -> None:
