@@ -112,7 +112,8 @@ def measured(model: Path, against: str) -> dict[str, Any]:
     probes = ["--probes", "core", "--probes", str(EXAMPLE / "data" / "exam.jsonl")]
     command = [sys.executable, "-m", "temper.cli", "eval", str(model), *probes, "--against", against, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    told = json.loads(done.stdout)
+    return {name: value for name, value in told.items() if name not in {"model", "against"}}  # paths of this machine
 
 
 if __name__ == "__main__":

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +20,8 @@ import pytest
 from temper.data.datum import Datum
 from temper.losses import Term
 from temper.model.protocol import Checkpoint, Completion, Policy, Sampling, Tokens, TrainSpec
-from temper.rollout.outside import VllmEngine
+from temper.rollout.outside import Outside, VllmEngine
+from temper.rollout.server import VllmServer
 from tests.tiny import tiny_model
 
 pytestmark = [
@@ -24,6 +33,7 @@ SMALL = {"enforce_eager": True, "max_model_len": 256, "max_num_seqs": 8, "dtype"
 RANK = 4
 CLOSE = 1e-2
 """Nats; both compute in float32, in another order."""
+START_SECONDS = 300
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
@@ -35,12 +45,47 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model"), **heads, tie_word_embeddings=False)
 
 
-@pytest.fixture(scope="module")
-def engine(model: Path) -> Iterator[VllmEngine]:
+@pytest.fixture(scope="module", params=["in this process", "behind a server"])
+def engine(model: Path, request: pytest.FixtureRequest) -> Iterator[Outside]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        yield VllmEngine(model, rank=RANK, options=SMALL)
+        if request.param == "in this process":
+            yield VllmEngine(model, rank=RANK, options=SMALL)
+        else:
+            with served(model) as url:
+                yield VllmServer(url=url, where="stages.0.sampler")
+
+
+@contextlib.contextmanager
+def served(model: Path) -> Iterator[str]:
+    """The address of a real server, once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port),
+        "--host", "127.0.0.1", "--enable-lora", "--max-lora-rank", "8", "--enforce-eager", "--dtype", "float32",
+        "--max-model-len", "256", "--max-num-seqs", "8",
+    ]  # fmt: skip
+    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            answers(url, process)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def answers(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Waits until the server is up."""
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+            return
+        time.sleep(1)
+    pytest.fail(f"the server did not answer within {START_SECONDS} s")
 
 
 def prompts() -> list[Tokens]:
@@ -78,7 +123,7 @@ def check(found: Sequence[Completion], own: Sequence[Completion]) -> None:
         assert one.logprobs == pytest.approx(other.logprobs, abs=CLOSE)
 
 
-def test_greedy_replies_are_those_of_the_own_sampler(model: Path, engine: VllmEngine):
+def test_greedy_replies_are_those_of_the_own_sampler(model: Path, engine: Outside):
     sampling = Sampling(max_new_tokens=12)
     own = policy(model).sampler.generate(prompts(), sampling)
     check(engine.generate(prompts(), sampling), own)
@@ -89,7 +134,7 @@ def test_greedy_replies_are_those_of_the_own_sampler(model: Path, engine: VllmEn
     check(engine.generate(prompts(), ending), ended)
 
 
-def test_sampled_tokens_have_the_log_probability_at_temperature_1(model: Path, engine: VllmEngine):
+def test_sampled_tokens_have_the_log_probability_at_temperature_1(model: Path, engine: Outside):
     sampling = Sampling(max_new_tokens=12, temperature=0.7, seed=5)
     found = engine.generate(prompts(), sampling)
     assert engine.generate(prompts(), sampling) == found
@@ -102,7 +147,7 @@ def test_sampled_tokens_have_the_log_probability_at_temperature_1(model: Path, e
         assert reply.logprobs == pytest.approx(expected, abs=CLOSE)
 
 
-def test_an_adapter_is_followed(model: Path, engine: VllmEngine, tmp_path: Path):
+def test_an_adapter_is_followed(model: Path, engine: Outside, tmp_path: Path):
     sampling = Sampling(max_new_tokens=12)
     before = engine.generate(prompts(), sampling)
     adapter = trained(model, tmp_path / "adapter", rank=RANK)
