@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # On a CPU vLLM has no attention for heads of fewer than 32.
-    heads = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    heads: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
     # Of a tied head vLLM loses sight when it reads full weights again; `load_outside` refuses that.
     return tiny_model(tmp_path_factory.mktemp("model"), **heads, tie_word_embeddings=False)
 
