@@ -1,5 +1,7 @@
 """Writes the items of the probes `formats` and `format-pairs` that ship, from topics with two true sentences each.
 
+Those of `formats` that a closer look asks beside (`formats_more`) are of other topics, and of the basic kinds alone.
+
 Run: python scripts/make_formats.py            (the same result every time)
 """
 
@@ -31,15 +33,24 @@ class Topic:
 
 
 def main() -> None:
-    """Reads the topics and writes both files."""
-    found = topics()
-    for name, items in (("formats", format_items(found)), ("format_pairs", pair_items(found))):
+    """Reads the topics and writes every file."""
+    for name, items in shipped().items():
         (DATA / f"{name}.jsonl").write_text(as_lines(items), encoding="utf-8")
 
 
-def topics() -> list[Topic]:
+def shipped() -> dict[str, list[dict[str, Any]]]:
+    """The items by the name of their file."""
+    found = topics("topics")
+    return {
+        "formats": list(format_items(found)),
+        "format_pairs": list(pair_items(found)),
+        "formats_more": [item for item in format_items(topics("topics_more")) if formats.is_basic(item)],
+    }
+
+
+def topics(name: str) -> list[Topic]:
     """What to write about."""
-    return [Topic(**json.loads(line)) for line in (DATA / "topics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [Topic(**json.loads(line)) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def as_lines(items: Iterable[Mapping[str, Any]]) -> str:

@@ -110,6 +110,8 @@ class Source:
     note: str
     limit: int
     """Most items kept; the first ones in the order of a stable hash."""
+    beyond: str = ""
+    """The source that has the first items of the same order: these are the next ones."""
     archive: Archive | None = None
     """Of a package."""
     hub: hub_sample.HubSet | None = None
@@ -138,6 +140,7 @@ class Source:
         python = sys.version.split()[0] if self.reader.startswith("stdlib_") else ""
         archive = self.archive.sha256 if self.archive else ""
         facts = [VERSION, archive, self.members, self.reader, self.half, self.limit, self.category, python]
+        facts += [self.beyond, source(self.beyond).limit] if self.beyond else []
         facts += [dataclasses.asdict(self.hub)] if self.hub else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -262,15 +265,16 @@ def _held_out() -> list[Source]:
 
 def _read(entry: Source, local: Path | None = None) -> list[Item]:
     """The items of an entry: read, told apart by id, put into a stable order, cut to the limit."""
+    skip = source(entry.beyond).limit if entry.beyond else 0
     if entry.hub:
         read = hub_sample.rows(entry.hub, entry.name, limit=entry.limit, folder=local)
     else:
-        read = readers.READERS[entry.reader](_files(entry), half=entry.half, limit=entry.limit)
+        read = readers.READERS[entry.reader](_files(entry), half=entry.half, limit=skip + entry.limit)
     found = {item["id"]: item for item in read}
     for item in found.values():
         item.setdefault("category", entry.category)
-    order = sorted(found, key=lambda identity: readers.digest(entry.name, identity))
-    return cast("list[Item]", [found[identity] for identity in order[: entry.limit]])
+    order = sorted(found, key=lambda identity: readers.digest(entry.beyond or entry.name, identity))
+    return cast("list[Item]", [found[identity] for identity in order[skip : skip + entry.limit]])
 
 
 def _files(entry: Source) -> list[bytes]:

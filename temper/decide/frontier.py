@@ -16,7 +16,7 @@ import numpy as np
 
 from temper import stats
 from temper.decide.drop import AXIS_FACTOR, Drop, percent
-from temper.decide.joint import Tried, joint_shares, upper_bound
+from temper.decide.joint import FULL_LOOK, Tried, joint_shares, upper_bound
 from temper.events import Measurement, RunVerdict, Split
 
 Prefer = Literal["domain", "general"]
@@ -40,6 +40,8 @@ class Aim:
     """The model the stage started from, in words."""
     measure: str = "domain"
     """What the domain score is a share of, in words; see `BITS_SAVED`."""
+    closer: bool = False
+    """Whether the suite holds items in reserve, for a closer look at candidates that a full look cannot decide."""
 
     @property
     def score(self) -> str:
@@ -71,6 +73,8 @@ class Point:
     """How weights that are not on a trained line came about, e.g. `mean of 3`."""
     collapsed: str = ""
     """What a collapse of the form of its replies looks like; empty where none was found."""
+    closer: bool = False
+    """Whether the items in reserve were asked as well."""
 
     @property
     def key(self) -> tuple[str, float]:
@@ -174,11 +178,18 @@ def judge(points: Sequence[Point], aim: Aim) -> list[Judged]:
     judged = []
     for key, point in latest.items():
         share = shares.get(key, 0.0)
-        bound = upper_bound(point.drop.drawn, share) if point.confirmed and point.drop else float("inf")
+        bound = float("inf")
+        if point.confirmed and point.drop:
+            bound = upper_bound(point.drop.drawn, share * look_part(aim, closer=point.closer))
         refusal = _refusal(point, bound, aim)
         better = point.domain > aim.base_domain
         judged.append(Judged(point=point, share=share, bound=bound, refusal=refusal, better=better))
     return judged
+
+
+def look_part(aim: Aim, *, closer: bool) -> float:
+    """The part of a candidate's share that one look at it may spend: all of it where there is only one."""
+    return 1.0 if not aim.closer else 1.0 - FULL_LOOK if closer else FULL_LOOK
 
 
 def kept(points: Sequence[Point], aim: Aim) -> list[Point]:

@@ -30,6 +30,9 @@ FIRST = 0.6
 """Part of what is left of its wave that a candidate may spend, the last one all of it; parts in proportion to the gain
 refused a good candidate among five more often (docs/log.md)."""
 
+FULL_LOOK = 0.4
+"""Part of a candidate's share that its full look may spend; a closer look, with the items in reserve, has the rest."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:

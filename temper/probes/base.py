@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Item = Mapping[str, Any]
 """One question as plain JSON: always an `id`, the other fields depend on the kind of probe."""
 Method = Literal["loss", "choice", "generate"]
+Part = Literal["quick", "selection", "closer", "test"]
+"""What is asked of a probe: a split, or for a closer look the selection items and those in reserve."""
 ANSWERS_SHOWN = 12
 LOWEST = -100.0
 """Floor of a log-probability in nats: a model with broken weights then reads as terrible, not as NaN in the log."""
@@ -46,6 +48,10 @@ class ProbeSpec:
     """Items of the selection half, and of the test half; 0 for all there are."""
     quick: int = -1
     """Items of the quick split, the first of the selection half; -1 for a sixth of `items` (or all), 0 for none."""
+    reserve: int = 0
+    """Further items of the selection half, asked only of candidates that the others cannot decide."""
+    more: str = ""
+    """Where those come from that `source` has not enough of."""
     max_new_tokens: int = 0
     """Longest reply, for kinds that generate."""
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -65,6 +71,8 @@ class Probe:
     spec: ProbeSpec
     items: tuple[Item, ...]
     """Of both halves; `take` picks those of a split."""
+    reserve: tuple[Item, ...] = ()
+    """What a closer look asks beside those of the selection half."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

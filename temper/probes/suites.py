@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from temper.data import catalog
 from temper.errors import DataError
 from temper.probes import base, drift, formats, generate, ifeval, kinds, lm_eval, loss, own
-from temper.probes.base import Item, Kind, Measured, Outcome, Probe, ProbeSpec, Where
+from temper.probes.base import Item, Kind, Measured, Outcome, Part, Probe, ProbeSpec, Where
 from temper.probes.kinds import KINDS as KINDS
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 TASK_PREFIX = "lm-eval:"
 PACKAGED: Mapping[str, str] = {
     "benign": "benign.jsonl", "formats": "formats.jsonl", "formats_basic": "formats.jsonl",
-    "format_pairs": "format_pairs.jsonl",
+    "formats_more": "formats_more.jsonl", "format_pairs": "format_pairs.jsonl",
 }  # fmt: skip
 
 
@@ -104,12 +104,13 @@ def prepare(
                     f"{spec.source}: {len(items)} items leave the {split} half of probe {spec.name!r} empty; expected"
                     " at least 16; add items or remove the probe"
                 )
+        reserve = _reserve(spec, items)
         items = (*base.take(items, "selection", spec.items), *base.take(items, "test", spec.items))
         if kinds.kind(spec.kind).answers:
             items = _answered(policy, renderer, spec, items, cache)
         if spec.kind == lm_eval.KIND:
             spec = dataclasses.replace(spec, kind=lm_eval.resolved(spec, items))
-        probes.append(Probe(spec=spec, items=items))
+        probes.append(Probe(spec=spec, items=items, reserve=reserve))
     return tuple(probes)
 
 
@@ -118,14 +119,15 @@ def run_suite(
     renderer: Renderer,
     probes: Sequence[Probe],
     *,
-    split: Split,
+    split: Part,
     where: Where,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Measured]:
     """Puts every probe to the model; items whose results are in the cache folder of this model are not asked again.
 
-    The seconds of a measurement are those spent now: 0 when everything was known.
+    A `closer` look is one at the selection split. The seconds of a measurement are those spent now: 0 when everything
+    was known.
     """
     found: list[Measured] = []
     probes = [p for p in probes if split != "quick" or p.spec.quick != 0]
@@ -133,7 +135,7 @@ def run_suite(
         if progress:
             progress(probe.spec.name, number, len(probes))
         kind = kinds.kind(probe.spec.kind)
-        items = base.take(probe.items, split, probe.spec.size(split))
+        items = _asked(probe, split)
         results = _Results(cache, probe.spec, kind)
         known = results.known(items)
         missing = [i for i in items if i["id"] not in known]
@@ -144,8 +146,26 @@ def run_suite(
             seconds = time.perf_counter() - started
             known = results.known(items)
         outcomes = [known[i["id"]] for i in items]
-        found.append(base.measured(probe.spec, kind, outcomes, split=split, where=where, seconds=seconds))
+        half: Split = "selection" if split == "closer" else split
+        found.append(base.measured(probe.spec, kind, outcomes, split=half, where=where, seconds=seconds))
     return found
+
+
+def _asked(probe: Probe, part: Part) -> tuple[Item, ...]:
+    """The items of a part, in a fixed order."""
+    if part == "closer":
+        return _asked(probe, "selection") + probe.reserve
+    return base.take(probe.items, part, probe.spec.size(part))
+
+
+def _reserve(spec: ProbeSpec, items: Sequence[Item]) -> tuple[Item, ...]:
+    """The items for a closer look: what the source has beyond those of the selection half, then those of `more`."""
+    if not spec.reserve:
+        return ()
+    further = base.take(items, "selection", 0)[spec.items :]
+    if spec.more and len(further) < spec.reserve:
+        further += base.take(load_items(dataclasses.replace(spec, source=spec.more)), "selection", 0)
+    return further[: spec.reserve]
 
 
 class _Results:
@@ -226,7 +246,7 @@ def _parse_suite(name: str, text: str, *, folder: Path | None) -> tuple[ProbeSpe
         raise DataError(f"{name}: not TOML: {error}; correct that line") from None
     if "like" in table:
         return tuple(
-            dataclasses.replace(s, items=s.size("quick"), quick=s.size("quick"))
+            dataclasses.replace(s, items=s.size("quick"), quick=s.size("quick"), reserve=0)
             for s in load_suite(table["like"])
             if s.quick != 0
         )
@@ -272,13 +292,18 @@ def spec_of(where: str, fields: Mapping[str, Any], folder: Path | None) -> Probe
     for name in ("name", "axis", "kind", "source"):
         if name not in fields:
             raise DataError(f'{where}: found no {name}; expected {name} = "..."; add it')
+    if fields.get("reserve") and kind and kinds.kind(kind).answers:
+        raise DataError(
+            f"{where}.reserve: found {fields['reserve']}; expected none, since a probe of kind {kind!r} asks about "
+            "what the base has written before anything is measured; raise items instead"
+        )
     taken = {n: v for n, v in fields.items() if n in known}
-    source = fields["source"]
-    if folder and source.endswith(".jsonl"):
-        source = str(folder / source)
+    for name in ("source", "more"):
+        if folder and str(taken.get(name, "")).endswith(".jsonl"):
+            taken[name] = str(folder / taken[name])
     if folder and options.get("folder"):
         options["folder"] = str(folder / Path(str(options["folder"])).expanduser())
-    return ProbeSpec(**{**taken, "kind": kind, "source": source, "options": options})
+    return ProbeSpec(**{**taken, "kind": kind, "options": options})
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from temper.data import fetch
 from temper.data.render import Renderer
 from temper.decide.frontier import Floors, Prefer, domain_score
-from temper.events import Event, Measurement, Split
+from temper.events import Event, Measurement
 from temper.model.protocol import BASE, Backend, Checkpoint, Policy, Precision, TrainSpec, Tuning
 from temper.probes import suites
-from temper.probes.base import Measured, Probe, Where, take, text_of
+from temper.probes.base import Measured, Part, Probe, Where, take, text_of
 from temper.run.folder import RunFolder
 
 Progress = Callable[[str, int, int], None]
@@ -81,11 +82,11 @@ class Context:
 
         return replace(self, listen=both)
 
-    def measure(self, policy: Policy, probes: Sequence[Probe], *, split: Split, where: Where) -> list[Measurement]:
+    def measure(self, policy: Policy, probes: Sequence[Probe], *, split: Part, where: Where) -> list[Measurement]:
         """Puts probes to a model and logs what it found; what is known already is not asked again."""
         return [found.measurement for found in self.ask(policy, probes, split=split, where=where)]
 
-    def ask(self, policy: Policy, probes: Sequence[Probe], *, split: Split, where: Where) -> tuple[Measured, ...]:
+    def ask(self, policy: Policy, probes: Sequence[Probe], *, split: Part, where: Where) -> tuple[Measured, ...]:
         """The same with the replies that are worth showing."""
         cache = self.base_cache
         if where.checkpoint != BASE:
@@ -100,6 +101,21 @@ class Context:
             for answer in measured.answers:
                 self.log(answer)
         return tuple(found)
+
+    def closer_look(self, base: Checkpoint) -> Callable[[], Sequence[Measurement]] | None:
+        """One at the base, taken when it is first asked for: minutes on a CPU, where most runs go without.
+
+        None where no probe holds items in reserve.
+        """
+        if not any(probe.reserve for probe in self.general):
+            return None
+
+        @cache
+        def measured() -> Sequence[Measurement]:
+            where = Where(checkpoint=base.id)
+            return self.measure(self.open(base), self.general, split="closer", where=where)
+
+        return measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,11 @@ from temper.model.protocol import PASS_TOKENS, Backend
 from temper.recipe.resolve import ResolvedStage, step_tokens
 from temper.run import timing
 from temper.run.context import Progress
-from temper.run.fold import space_needed
 from temper.run.prepare import Prepared, train_spec
+from temper.run.selection import LINES_AT_MOST
 
+BYTES_PER_WEIGHT = 4
+SLACK = 100_000_000
 ACTIVATION_BYTES = 68
 """Kept for backward per token, layer and hidden unit in float32; arXiv 2205.05198 has 34 for half precision."""
 
@@ -76,3 +78,12 @@ def _memory(stage: ResolvedStage, prepared: Prepared) -> int:
     own = trained if stage.adapter == "lora" else 0
     activations = ACTIVATION_BYTES * PASS_TOKENS * facts.hidden * facts.layers
     return 4 * (facts.params + own) + 12 * trained + activations
+
+
+def space_needed(prepared: Prepared) -> int:
+    """Bytes on disk that a run takes at most: every checkpoint, with its optimiser state while it may be continued."""
+    needed = SLACK
+    for stage, facts in zip(prepared.resolved.stages, prepared.facts, strict=True):
+        weights = facts.params if stage.adapter == "full" else 4 * (stage.rank or 0) * facts.hidden * 7 * facts.layers
+        needed += BYTES_PER_WEIGHT * weights * (stage.checkpoints + 1 + LINES_AT_MOST * 5 + 3)
+    return needed

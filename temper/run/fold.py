@@ -6,7 +6,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,12 @@ from temper.recipe.resolve import ResolvedStage
 from temper.recipe.schema import Recipe
 from temper.run import reuse
 from temper.run.context import Context, Listener, Progress, Start, answers_cache, mean_score
+from temper.run.estimate import space_needed
 from temper.run.folder import RunFolder, locked
 from temper.run.keys import run_key, stage_key, weights_digest
 from temper.run.pilots import calibrate, with_values
 from temper.run.prepare import Prepared, Tuned, prepare, train_spec
-from temper.run.selection import LINES_AT_MOST, Judge
+from temper.run.selection import Judge
 from temper.run.stage import StageRun, tidy
 from temper.run.timing import Measured, to_come
 from temper.techniques.cpt import on_same_bytes, trained_instead, without_new_tokens
@@ -50,9 +51,6 @@ from temper.techniques.distill import taught_by
 from temper.techniques.entry import enter
 from temper.techniques.inventory import shares
 from temper.techniques.rft import RFT, ResolvedRFT
-
-BYTES_PER_WEIGHT = 4
-SLACK = 100_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +108,8 @@ class _Measured:
 
     quick: Sequence[Measurement]
     full: Sequence[Measurement]
+    closer: Callable[[], Sequence[Measurement]] | None
+    """Asks the items in reserve as well, once; None where there are none."""
     exams: Sequence[Measurement]
 
 
@@ -154,7 +154,10 @@ def _begin(
     full = asked.measure(policy, context.general, split="selection", where=at_base)
     quick = asked.measure(policy, context.general, split="quick", where=at_base)
     exams = asked.measure(policy, prepared.domain, split="selection", where=at_base)
-    return context, _Measured(quick=quick, full=full, exams=exams)
+    closer = asked.closer_look(base.checkpoint)
+    if closer and prepared.facts[0].device != "cpu":  # a GPU answers in seconds, and later it may lack the room
+        closer()
+    return context, _Measured(quick=quick, full=full, closer=closer, exams=exams)
 
 
 def _fold(
@@ -231,7 +234,8 @@ class _Fold:
         trained = context.open(start.checkpoint, spec)
         judge = Judge(
             context=context, stage=stage.id, start=start, policy=trained, adapter=stage.adapter == "lora",
-            base_quick=self.measured.quick, base_full=self.measured.full, domain=exams, base_domain=base_exams,
+            base_quick=self.measured.quick, base_full=self.measured.full, base_closer=self.measured.closer,
+            domain=exams, base_domain=base_exams,
         )  # fmt: skip
         work = StageRun(
             context=context, stage=stage, plan=self.prepared.plan_of(index, stage), start=start, policy=trained,
@@ -389,12 +393,3 @@ def _timed(known: Mapping[str, Any]) -> Measured | None:
     """What an earlier sitting timed; None where no budget asked for it."""
     training = known.get("tokens_per_second")
     return None if training is None else Measured(training=training, probing=known.get("probe_seconds", 0.0))
-
-
-def space_needed(prepared: Prepared) -> int:
-    """Bytes on disk that a run takes at most: every checkpoint, with its optimiser state while it may be continued."""
-    needed = SLACK
-    for stage, facts in zip(prepared.resolved.stages, prepared.facts, strict=True):
-        weights = facts.params if stage.adapter == "full" else 4 * (stage.rank or 0) * facts.hidden * 7 * facts.layers
-        needed += BYTES_PER_WEIGHT * weights * (stage.checkpoints + 1 + LINES_AT_MOST * 5 + 3)
-    return needed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import temper
 from temper.data.digests import remembered_digests
@@ -84,9 +84,13 @@ def _exam(probe: Probe) -> list[object]:
 
 
 def _asked(spec: ProbeSpec) -> Mapping[str, object]:
-    """A general probe by what it asks: of an own file the content counts, not the path."""
-    own = spec.source.endswith(".jsonl")
-    return asdict(spec) | ({"source": digest([dict(i) for i in suites.load_items(spec)])} if own else {})
+    """A general probe by what it asks: of own files the content counts, not the path."""
+    named = {"source": spec.source, "more": spec.more}
+    own = {
+        field: digest([dict(i) for i in suites.load_items(replace(spec, source=name))])
+        for field, name in named.items() if name.endswith(".jsonl")
+    }  # fmt: skip
+    return asdict(spec) | own
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:

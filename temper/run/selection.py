@@ -23,11 +23,11 @@ from temper.decide.frontier import (
     kept,
     not_better,
 )
-from temper.decide.promise import next_line, next_to_confirm
+from temper.decide.promise import next_line, next_to_confirm, price
 from temper.events import Answer, Candidate, CheckpointSaved, Measurement, Noticed
 from temper.model.protocol import BASE, Checkpoint, Policy
 from temper.probes import kinds
-from temper.probes.base import Measured, Probe, Where
+from temper.probes.base import Measured, Part, Probe, Where
 from temper.probes.collapse import find_collapse
 from temper.run.context import Context, Start, mean_score
 from temper.run.proposals import Proposal, mean_of_last, ways_back
@@ -50,6 +50,8 @@ class Judge:
     """Whether the stage trains an adapter."""
     base_quick: Sequence[Measurement]
     base_full: Sequence[Measurement]
+    base_closer: Callable[[], Sequence[Measurement]] | None = None
+    """The same with the items in reserve, which may be asked only now; None where the suite has none."""
     domain: Sequence[Probe] = ()
     """The exams that judge this stage; all of the run where none are named."""
     base_domain: Sequence[Measurement] = ()
@@ -63,7 +65,7 @@ class Judge:
         return Aim(
             tolerance=context.tolerance, base_domain=self.start.domain, prefer=context.prefer, floors=context.floors,
             start="the base" if self.start.checkpoint.id == BASE else "its start",
-            measure=BITS_SAVED if is_text else "domain",
+            measure=BITS_SAVED if is_text else "domain", closer=self.base_closer is not None,
         )  # fmt: skip
 
     @property
@@ -119,13 +121,23 @@ class Judge:
         return proposal, made, general, general_drop(self.base_quick, general)
 
     def confirm(self, point: Point) -> Point:
-        """The same point with its general drop on the whole selection split, and a look at the form of its replies."""
+        """The same point with its general drop on the whole selection split, and a look at the form of its replies.
+
+        A point that was confirmed before is looked at closer, with the items in reserve.
+        """
+        closer = point.confirmed
+        base = self.base_full
+        if closer:
+            assert self.base_closer is not None, "no suite of this run has items in reserve"
+            base = self.base_closer()
         checkpoint = self.checkpoint(point)
         self.policy.learner.load(checkpoint)
         where = self._where(checkpoint)
-        full = self.context.ask(self.policy, self.context.general, split="selection", where=where)
-        drop = general_drop(self.base_full, [found.measurement for found in full])
-        return self._logged(replace(point, drop=drop, split="selection", collapsed=self._collapse(point, full, drop)))
+        part: Part = "closer" if closer else "selection"
+        full = self.context.ask(self.policy, self.context.general, split=part, where=where)
+        drop = general_drop(base, [found.measurement for found in full])
+        collapsed = self._collapse(point, full, drop)
+        return self._logged(replace(point, drop=drop, split="selection", collapsed=collapsed, closer=closer))
 
     def checkpoint(self, point: Point) -> Checkpoint:
         """The checkpoint of a point of this stage."""
@@ -198,6 +210,7 @@ def select(
 ) -> Selection:
     """Confirms candidates until no look is worth its price or there is no time for one, and chooses.
 
+    One that a full look refuses and the items in reserve may save is looked at closer, while there is time for that.
     Lines are drawn where no trained checkpoint is hopeful any more, and then form a wave of their own. One candidate is
     confirmed whatever time is left: without it, what was trained is lost. `seconds_left` says how much there is beside
     all that follows, given what a full look takes.
@@ -208,16 +221,20 @@ def select(
     points += _screened(judge, [[average]] if average else [], wave=0)
     confirmed, look = list[Point](), 0.0
     while len(confirmed) < CONFIRMED_AT_MOST:
-        if confirmed and seconds_left(look) < look:
+        known = [*points, *confirmed]
+        point = next_to_confirm(known, aim)
+        if confirmed and seconds_left(look) < look * _price(point, confirmed):
+            if point is not None and point.confirmed:
+                aim = replace(aim, closer=False)
+                continue
             text = f"there is no time for another full look; the choice is made from {len(confirmed)}"
             judge.context.log(Noticed(where="budget", text=text))
             break
-        known = [*points, *confirmed]
-        point = next_to_confirm(known, aim)
         if point is not None:
             began = time.monotonic()
             confirmed.append(judge.confirm(point))
-            look = max(look, time.monotonic() - began)  # one that an earlier sitting has taken takes no time
+            if not point.confirmed:  # one that an earlier sitting has taken takes no time
+                look = max(look, time.monotonic() - began)
             continue
         line = next_line(known, aim, drawn=drawn) if len(drawn) < LINES_AT_MOST else None
         if line is None:
@@ -227,6 +244,13 @@ def select(
     selection = choose([*points, *confirmed], aim, stopped=stopped)
     judge.tell(selection)
     return selection
+
+
+def _price(point: Point | None, confirmed: Sequence[Point]) -> float:
+    """Of the next look, in full looks; a first closer one may have to ask the base as well."""
+    if point is None:
+        return 1.0
+    return price(point) * (2.0 if point.confirmed and not any(other.closer for other in confirmed) else 1.0)
 
 
 def _screened(judge: Judge, proposals: Sequence[Sequence[Proposal]], *, wave: int) -> list[Point]:

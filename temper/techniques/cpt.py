@@ -19,7 +19,7 @@ from temper.data.render import Renderer
 from temper.data.windows import Windows
 from temper.errors import RecipeError
 from temper.model.protocol import Backend, Base
-from temper.probes.base import Probe
+from temper.probes.base import Item, Probe
 from temper.recipe.facts import Facts
 from temper.recipe.inputs import Frozen, invalid
 from temper.recipe.resolve import ResolvedStage, extend
@@ -192,9 +192,10 @@ def on_same_bytes(probes: Sequence[Probe], renderer: Renderer, other: Renderer) 
     def alike(text: str) -> bool:
         return len({r.decode(r.text(text)[:1]) for r in (renderer, other)}) == 1
 
-    return tuple(
-        replace(p, items=tuple(i for i in p.items if p.spec.kind != "text" or alike(i["text"]))) for p in probes
-    )
+    def kept(probe: Probe, items: Sequence[Item]) -> tuple[Item, ...]:
+        return tuple(i for i in items if probe.spec.kind != "text" or alike(i["text"]))
+
+    return tuple(replace(p, items=kept(p, p.items), reserve=kept(p, p.reserve)) for p in probes)
 
 
 def windowed(stage: ResolvedStage, inventory: Inventory) -> Inventory:

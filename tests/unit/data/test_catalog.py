@@ -296,7 +296,8 @@ def test_rows_of_a_local_copy_are_kept_parsed_and_cleared_of_probes(
 @pytest.mark.network
 @pytest.mark.parametrize(
     ("name", "options", "least"),
-    [("piqa", 2, 600), ("arc_easy", 4, 600), ("hellaswag", 4, 600), ("arc_challenge", 4, 600), ("openbookqa", 4, 500),
+    [("piqa", 2, 600), ("arc_easy", 4, 600), ("hellaswag", 4, 600), ("piqa_more", 2, 1150), ("arc_easy_more", 4, 1200),
+     ("hellaswag_more", 4, 1200), ("arc_challenge", 4, 600), ("openbookqa", 4, 500),
      ("sciq", 4, 600), ("mmlu", 4, 600), ("csqa", 5, 600), ("socialiqa", 3, 600), ("winogrande", 2, 600),
      ("copa", 2, 100), ("boolq", 2, 600)],
 )  # fmt: skip
@@ -309,6 +310,13 @@ def test_real_choice_probes_are_ready_to_score(name: str, options: int, least: i
     assert set(Counter(item["gold"] for item in items)) == ({3} if name == "sciq" else set(range(options)))
     assert all(option.startswith(" ") and option.strip() for item in items for option in item["options"])
     assert not any(item["context"].endswith(" ") for item in items)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", ["piqa", "arc_easy", "hellaswag"])
+def test_what_lies_beyond_a_source_is_not_in_it(name: str) -> None:
+    first, more = ({item["id"] for item in catalog.load(source)} for source in (name, f"{name}_more"))
+    assert not first & more
 
 
 @pytest.mark.network

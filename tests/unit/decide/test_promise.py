@@ -82,7 +82,7 @@ def test_what_a_full_look_corrects_is_corrected_in_what_errs_alike(alike: float,
     # The first was screened 1 % too high: its like is expected 0.98 x 1 % (less the noise of the look) lower as well.
     first, second = (screened(s, 0.5, moved(0.0122, 0.01, alike=alike, order=s)) for s in (1, 2))
     points = [first, second, full(first, moved(0.0022, 0.001, alike=alike, order=3))]
-    found = outlooks(points, judge(points, AIM))[second.key]
+    found = outlooks(points, judge(points, AIM), AIM)[second.key]
     assert found.drop == pytest.approx(expected, abs=5e-4)
     # Strangers are known no better than before: 1 %. The like: sqrt(1 - 0.98^2) = 0.2 of that.
     assert found.spread == pytest.approx(0.01 if alike == 0.0 else 0.0022, rel=0.15)
@@ -141,6 +141,36 @@ def exam(share: float) -> Measurement:
         checkpoint="x", probe="exam", axis="domain", role="domain", method="generate", metric="exact",
         split="selection", ids=tuple(f"{i:03}" for i in range(100)), items=(1.0,) * right + (0.0,) * (100 - right),
     )  # fmt: skip
+
+
+def test_a_candidate_that_a_full_look_cannot_decide_is_looked_at_closer_where_items_are_in_reserve():
+    """0.45 % with an error of 0.3 % may be 0.45 + 2.17 x 0.3 = 1.1 % at 40 % of its share of 3.8 %.
+
+    At the other 60 %, with 0.6 of the error, it may be 0.45 + 2.0 x 0.18 = 0.8 %.
+    """
+    closer = replace(AIM, closer=True)
+    point = screened(1, 0.8, moved(0.0045, 0.009))
+    once = full(point, moved(0.0045, 0.003))
+    assert next_to_confirm([point, once], AIM) is None  # the whole share at once: 0.45 + 1.77 x 0.3 = 0.98 %
+    assert not judge([point, once], AIM)[0].refusal
+    (found,) = judge([point, once], closer)
+    assert found.bound == pytest.approx(0.0045 + z_value(1 - 0.4 * 0.038) * 0.003, abs=3e-4)
+    assert found.refusal.endswith("allowing for the other candidates; more items would tell")
+    assert next_to_confirm([point, once], closer) is once
+    twice = replace(once, drop=moved(0.0045, 0.0018), closer=True)
+    (found,) = judge([point, once, twice], closer)
+    assert found.bound == pytest.approx(0.0045 + z_value(1 - 0.6 * 0.038) * 0.0018, abs=2e-4)
+    assert not found.refusal and next_to_confirm([point, once, twice], closer) is None
+    assert choose([point, once, twice], closer).point is twice
+
+
+def test_a_closer_look_is_not_taken_where_nothing_is_to_be_hoped_of_it():
+    closer = replace(AIM, closer=True)
+    point = screened(1, 0.8, moved(0.009, 0.009))
+    # 1.4 % would have to come down to 0.65 %: three times what the items in reserve may move it, 0.8 x 0.3 %.
+    assert next_to_confirm([point, full(point, moved(0.014, 0.003))], closer) is None
+    kept = full(point, moved(0.0, 0.001))
+    assert next_to_confirm([point, kept], closer) is None
 
 
 def limits(tried: Sequence[tuple[Drop, float, int]]) -> list[float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.make_formats import as_lines, format_items, pair_items, topics
+from scripts.make_formats import as_lines, shipped
 from temper.probes import formats
 from temper.probes.formats import CHECKS, INSTRUCTIONS, check, passed
 
@@ -54,8 +54,15 @@ def test_check_is_the_share_of_checks_and_an_empty_reply_passes_none():
 
 def test_shipped_items_are_what_the_generator_makes_of_the_topics():
     """When this fails: python scripts/make_formats.py."""
-    for name, make in (("formats", format_items), ("format_pairs", pair_items)):
-        assert (DATA / f"{name}.jsonl").read_text(encoding="utf-8") == as_lines(make(topics()))
+    for name, items in shipped().items():
+        assert (DATA / f"{name}.jsonl").read_text(encoding="utf-8") == as_lines(items)
+
+
+def test_those_of_a_closer_look_are_of_the_basic_kinds_and_of_other_topics():
+    more, first = read("formats_more"), read("formats")
+    assert all(formats.is_basic(item) for item in more) and len({i["prompt"] for i in more}) == len(more) >= 900
+    topics, others = ({i["id"].rpartition("/")[2] for i in items} for items in (first, more))
+    assert not topics & others
 
 
 def test_there_are_at_least_400_distinct_prompts_over_every_kind_of_check():

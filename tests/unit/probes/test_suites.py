@@ -95,6 +95,45 @@ def test_at_most_twelve_answers_are_kept_and_the_cache_keeps_them_too(tmp_path: 
     assert answer.reference == "Do not use any commas."
 
 
+def test_a_closer_look_asks_the_items_in_reserve_and_those_before_them_once(tmp_path: Path):
+    own, more = tmp_path / "own.jsonl", tmp_path / "more.jsonl"
+    for file, names in ((own, range(40)), (more, range(100, 160))):
+        file.write_text("".join(json.dumps({"id": f"i{n}", "text": f"a w{n}"}) + "\n" for n in names))
+    spec = ProbeSpec(name="t", axis="language", kind="text", source=str(own), items=10, reserve=25, more=str(more))
+    model = Table(words := Words())
+    (probe,) = prepare(model.policy, words, [spec], cache=None)
+    selection = take(load_items(spec), "selection", 0)
+    # The source has 16 in its selection half: the 6 that are not asked as a rule come first, then 19 of the other file.
+    assert len(selection) == 16 and probe.reserve[:6] == selection[10:]
+    assert len(probe.reserve) == 25 and all(int(i["id"][1:]) >= 100 for i in probe.reserve[6:])
+    assert {half(i["id"]) for i in probe.reserve} == {"selection"}
+
+    def run(**asked) -> tuple[int, tuple[str, ...]]:
+        before = model.scored
+        (found,) = run_suite(model.policy, words, [probe], where=BASE, cache=tmp_path / "cache", **asked)
+        return model.scored - before, found.measurement.ids
+
+    full, closer = run(split="selection"), run(split="closer")
+    assert (full[0], closer[0]) == (10, 25)
+    assert closer[1] == (*full[1], *(i["id"] for i in probe.reserve))
+    assert run(split="selection") == (0, full[1])
+
+
+def test_what_the_base_writes_beforehand_is_not_held_in_reserve(tmp_path: Path):
+    file = tmp_path / "mine.toml"
+    file.write_text('[[probe]]\nname = "n"\naxis = "behaviour"\nkind = "own-answers"\nsource = "x"\nreserve = 4\n')
+    with pytest.raises(DataError, match=r"probe\[0\].reserve: found 4; expected none"):
+        load_suite(file)
+
+
+def test_the_reserve_of_core_comes_from_elsewhere_only_where_the_source_is_too_small():
+    known = catalog.sources()
+    for spec in (s for s in load_suite("core") if s.more):
+        assert spec.reserve == 2 * spec.items
+        assert spec.more in PACKAGED or known[spec.more].beyond == spec.source
+    assert not any(s.reserve for s in load_suite("quick"))
+
+
 def test_core_covers_its_axes_and_quick_is_contained_in_it():
     core, quick = load_suite("core"), load_suite("quick")
     axes = {"language", "knowledge", "reasoning", "instruction", "behaviour", "safety"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 from temper.data.datum import Datum
 from temper.data.render import Renderer
+from temper.decide.drop import percent
 from temper.decide.frontier import Point
 from temper.events import Candidate, Measurement, Noticed
 from temper.losses import Objective, Term
-from temper.model.protocol import Checkpoint, TrainSpec
+from temper.model.protocol import BASE, Checkpoint, TrainSpec
 from temper.probes import suites
 from temper.probes.base import Probe, ProbeSpec, Where
 from temper.run.context import Context, Start
@@ -31,23 +33,26 @@ OBJECTIVE: Objective = (Term(loss="ce"),)
 LEARNT = f"The quick brown fox jumps over the lazy dog. {GREEDY}"
 
 
-def judge_of(world: World, **changes: Any) -> Judge:
+def judge_of(world: World, *, suite: str = "suite.toml", **changes: Any) -> Judge:
     """A judge of full training from the base of the world, by the text exam."""
     base = world.backend.locate(str(world.folder / "base"))
     renderer = Renderer.load(base.folder)
     policy = world.backend.open(base.checkpoint, TrainSpec(rank=None, clip=1e9))
-    general = suites.prepare(policy, renderer, suites.load_suite(world.folder / "suite.toml"), cache=None)
+    general = suites.prepare(policy, renderer, suites.load_suite(world.folder / suite), cache=None)
     context = Context(
         folder=RunFolder(root=world.folder / "judged"), backend=world.backend, renderer=renderer, general=general,
         domain=(TEXTS,), base_cache=world.folder / "base-cache", listen=lambda _: None, progress=lambda *_: None,
         **{"tolerance": 0.1, **changes},
     )  # fmt: skip
-    context.folder.root.mkdir()
+    context.folder.root.mkdir(exist_ok=True)
     at_base = Where(checkpoint="base")
     return Judge(
         context=context, stage=STAGE, start=Start(checkpoint=base.checkpoint, domain=0.0), policy=policy, adapter=False,
         base_quick=context.measure(policy, general, split="quick", where=at_base),
-        base_full=context.measure(policy, general, split="selection", where=at_base), domain=(TEXTS,),
+        base_full=context.measure(policy, general, split="selection", where=at_base),
+        base_closer=(lambda: context.measure(policy, general, split="closer", where=at_base))
+        if any(probe.reserve for probe in general) else None,
+        domain=(TEXTS,),
         base_domain=context.measure(policy, (TEXTS,), split="selection", where=at_base),
     )  # fmt: skip
 
@@ -180,3 +185,54 @@ def test_a_confirmed_candidate_that_is_passed_over_says_why(world: World) -> Non
         assert last[other.point.checkpoint].eligible == other.able
     told = [(c.checkpoint, c.split, c.reason) for c in of(judge.context.folder.events(), Candidate)]
     assert len(told) == len(set(told)), "nothing is said twice"
+
+
+def with_reserve(world: World) -> str:
+    """A suite of few items that holds more in reserve; its name."""
+    kinds = [("prose", "language", "text"), ("pairs", "reasoning", "choice")]
+    probes = [
+        f'[[probe]]\nname = "{n}"\naxis = "{a}"\nkind = "{k}"\nsource = "{n}.jsonl"\n'
+        "items = 8\nquick = 4\nreserve = 12\n"
+        for n, a, k in kinds
+    ]  # fmt: skip
+    (world.folder / "few.toml").write_text("\n".join(probes), encoding="utf-8")
+    return "few.toml"
+
+
+def test_a_candidate_that_few_items_refuse_is_looked_at_closer_and_taken(world: World) -> None:
+    judge = judge_of(world, suite=with_reserve(world), tolerance=0.05)
+    selection = select(judge, train(judge, steps=2, every=2, lr=3e-4), stopped=False)
+    log = judge.context.folder.events()
+    looks = [c for c in of(log, Candidate) if c.split == "selection"]
+    assert [c.eligible for c in looks] == [False, True] and looks[0].ucb95 > 0.05 > looks[1].ucb95
+    asked = [len(m.ids) for m in of(log, Measurement) if (m.probe, m.split) == ("prose", "selection")]
+    assert asked == [8, 8, 19, 19]  # the base and the candidate; then both again with the 11 that the half has beside
+    assert selection.point is not None and selection.point.closer
+    assert f"general drop {percent(looks[1].drop)}, at most {percent(looks[1].ucb95)}" in selection.reason
+
+
+@pytest.mark.parametrize(("looks", "closer"), [(math.inf, True), (3.9, False)])
+def test_without_time_for_a_closer_look_a_full_one_may_err_as_often_as_if_there_were_none(
+    world: World, looks: float, closer: bool
+) -> None:
+    """It takes two full looks, and two at the base. With four tenths of the error rate the candidate is refused."""
+    judge = judge_of(world, suite=with_reserve(world), tolerance=0.058)
+    points = train(judge, steps=2, every=2, lr=3e-4)
+    point = select(judge, points, stopped=False, seconds_left=lambda look: looks * look).point
+    assert point is not None and point.closer == closer
+    assert not [e for e in of(judge.context.folder.events(), Noticed) if e.where == "budget"]
+
+
+def test_a_run_asks_the_base_for_the_items_in_reserve_only_when_a_candidate_needs_them(world: World) -> None:
+    """By itself the last step loses at most 2.7 %, with the part of the error rate that a full look may spend 2.9 %."""
+    probes = {"domain": ["soft-exam.jsonl"], "general": [with_reserve(world)]}
+    learns = {"data": "greedy.jsonl", "steps": 8, "checkpoints": 1}
+    asked = {}
+    for tolerance in ("3%", "2.8%"):
+        result = world.run(world.recipe(learns, tolerance=tolerance, probes=probes), out=tolerance)
+        assert (result.verdict, result.choice.step) == ("improved", 8)
+        found = [m for m in of(held(result), Measurement) if (m.probe, m.split) == ("prose", "selection")]
+        asked[tolerance] = [(m.checkpoint == BASE, len(m.ids)) for m in found]
+    assert asked == {
+        "3%": [(True, 8), (False, 8)], "2.8%": [(True, 8), (False, 8), (True, 19), (False, 19)],
+    }  # fmt: skip
