@@ -34,8 +34,9 @@ Four domains, each learnt lightly (500 rows, one pass) and hard (all rows, three
 Every method sees the same rows equally often, saves four checkpoints, and hands on by one rule: the best domain score
 whose general drop on `core` is surely (95 %) at most 1 %, else the base, which is a gain of 0. Methods that are tuned
 have three trials, compared on the selection split with seed 0; temper has one. Further seeds repeat the trial that won.
-Those of temper are of 2026-12-03; all others were judged by the `core` of up to 2026-12-02, which had three quarters of
-the items (docs/log.md): a tuned method that stood just above the tolerance might be within it today.
+Those of temper and of the light cells are of 2026-12-03, smart-home-light of temper since `core` holds items in
+reserve; all others were judged by the `core` of up to 2026-12-02, which had three quarters of the items
+(docs/log.md): a tuned method that stood just above the tolerance might be within it today.
 
 - **gain**: (score - base) / (best - base) on the test split, where `best` is the highest score that any method of the
   cell handed on, whatever it forgot. The interval resamples seeds and exam items.

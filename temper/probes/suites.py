@@ -162,7 +162,7 @@ def _reserve(spec: ProbeSpec, items: Sequence[Item]) -> tuple[Item, ...]:
     """The items for a closer look: what the source has beyond those of the selection half, then those of `more`."""
     if not spec.reserve:
         return ()
-    further = base.take(items, "selection", 0)[spec.items :]
+    further = base.take(items, "selection", 0)[spec.items :] if spec.items else ()
     if spec.more and len(further) < spec.reserve:
         further += base.take(load_items(dataclasses.replace(spec, source=spec.more)), "selection", 0)
     return further[: spec.reserve]

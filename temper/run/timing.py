@@ -24,7 +24,8 @@ TRIAL_ROWS = 16
 TRIAL_NEW = 12
 """Tokens generated per row of the trial."""
 CONFIRMED = 2
-"""Whole measurements of a choice for which time is kept; it takes one to six, and ends when there is no more time."""
+"""Whole measurements of a choice for which time is kept; it takes one to six, and ends when there is no more time.
+Where the suite holds items in reserve, time for one closer look is kept beside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +86,19 @@ def answering_speed(policy: Policy, questions: Questions, rows: Sequence[Datum])
 
 def probing_seconds(questions: Questions, stages: Sequence[ResolvedStage], speed: Answering) -> float:
     """Of all looks: the base, each checkpoint, the choice and the test split; replies at their full length."""
-    whole = quick = 0.0
+    whole = quick = reserve = 0.0
     for spec in questions.suite:
         items = suites.load_items(spec)
-        whole += _seconds(questions, spec, take(items, "selection", spec.size("selection")), speed)
-        quick += _seconds(questions, spec, take(items, "selection", spec.size("quick")), speed)
+        selection = take(items, "selection", spec.items)
+        seconds = _seconds(questions, spec, selection, speed)
+        whole += seconds
+        reserve += seconds * spec.reserve / max(1, len(selection))
+        if spec.quick != 0:
+            quick += _seconds(questions, spec, take(items, "quick", spec.size("quick")), speed)
     exam, exam_test = (exam_seconds(questions, split, speed) for split in ("selection", "test"))
     looks = sum(stage.checkpoints for stage in stages)
     confirmed = CONFIRMED * len(stages)
-    return (1 + looks) * (quick + exam) + (1 + confirmed) * whole + 2 * (whole + exam_test)
+    return (1 + looks) * (quick + exam) + (1 + confirmed) * whole + len(stages) * reserve + 2 * (whole + exam_test)
 
 
 def to_come(stages: Sequence[ResolvedStage], facts: Sequence[Facts], look: float) -> float:

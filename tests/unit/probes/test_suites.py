@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,8 @@ def test_a_closer_look_asks_the_items_in_reserve_and_those_before_them_once(tmp_
     assert (full[0], closer[0]) == (10, 25)
     assert closer[1] == (*full[1], *(i["id"] for i in probe.reserve))
     assert run(split="selection") == (0, full[1])
+    (whole,) = prepare(model.policy, words, [replace(spec, items=0)], cache=None)
+    assert len(whole.reserve) == 25 and not {i["id"] for i in whole.reserve} & {i["id"] for i in whole.items}
 
 
 def test_what_the_base_writes_beforehand_is_not_held_in_reserve(tmp_path: Path):

@@ -11,11 +11,12 @@ import pytest
 from temper import registry
 from temper.data import fetch
 from temper.events import Measurement
+from temper.probes import suites
 from temper.recipe.resolve import step_tokens
 from temper.run.estimate import estimate
 from temper.run.prepare import Prepared, prepare
 from temper.run.stock import advice, measure_base, score, stock
-from temper.run.timing import to_come
+from temper.run.timing import Answering, probing_seconds, to_come
 
 if TYPE_CHECKING:
     from tests.fakes.world import World
@@ -83,6 +84,17 @@ def test_an_exam_that_takes_too_long_is_left_to_the_run(world: World) -> None:
 def test_the_estimate_says_how_long_the_exam_takes(world: World) -> None:
     expected = estimate(_prepared(world), world.backend, progress=_ignore)
     assert 0 < expected.exam_seconds < expected.probing_seconds
+
+
+def test_time_is_kept_for_one_closer_look_a_stage(world: World) -> None:
+    prepared = _prepared(world)
+    (prose, _) = suites.load_suite(world.folder / "suite.toml")
+    stages, speed = prepared.resolved.stages * 2, Answering(scored=100.0, written=100.0)
+    suite = [(replace(prose, items=4, quick=0, reserve=n),) for n in (0, 8)]
+    plain, more = (probing_seconds(replace(prepared.questions, suite=one), stages, speed) for one in suite)
+    # The base, two looks of each stage and the test split, twice: 4 items seven times, none of them during training.
+    exams = probing_seconds(replace(prepared.questions, suite=()), stages, speed)
+    assert more - plain == pytest.approx(2 * 2 * (plain - exams) / 7)
 
 
 def test_the_score_is_the_mean_over_probes_with_its_interval() -> None:
