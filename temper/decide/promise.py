@@ -17,7 +17,7 @@ from statistics import NormalDist, fmean
 import numpy as np
 
 from temper import stats
-from temper.decide.drop import Drop
+from temper.decide.drop import AXIS_FACTOR, Drop
 from temper.decide.frontier import Aim, Judged, Point, by_domain, judge, look_part, worse
 
 HOPELESS = 0.05
@@ -161,9 +161,14 @@ def outlooks(points: Sequence[Point], judged: Sequence[Judged], aim: Aim) -> Map
 
 
 def _undecided(one: Judged, aim: Aim) -> bool:
-    """Whether a full look was taken that refuses the candidate, and a closer one may still show that it keeps all."""
+    """Whether a full look was taken that refuses the candidate, and a closer one may still show that it keeps all.
+
+    It will not where one ability has surely fallen too deep.
+    """
     point = one.point
-    return aim.closer and point.confirmed and not point.closer and bool(one.refusal)
+    if not (aim.closer and point.drop and point.confirmed and not point.closer and one.refusal):
+        return False
+    return all(axis.lcb95 <= AXIS_FACTOR * aim.tolerance for axis in point.drop.axes.values())
 
 
 def _predict(drop: Drop, known: Sequence[tuple[Drop, Drop]], error: float) -> tuple[float, float]:

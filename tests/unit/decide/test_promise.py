@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from temper.decide.drop import Drop
+from temper.decide.drop import AxisDrop, Drop
 from temper.decide.frontier import Aim, Point, choose, domain_draws, judge
 from temper.decide.joint import Tried, joint_shares, upper_bound
 from temper.decide.promise import line_alphas, next_line, next_to_confirm, outlooks
@@ -171,6 +171,11 @@ def test_a_closer_look_is_not_taken_where_nothing_is_to_be_hoped_of_it():
     assert next_to_confirm([point, full(point, moved(0.014, 0.003))], closer) is None
     kept = full(point, moved(0.0, 0.001))
     assert next_to_confirm([point, kept], closer) is None
+    once = full(point, moved(0.0045, 0.003))
+    assert once.drop is not None
+    lost = AxisDrop(drop=0.05, lcb95=0.031, ucb95=0.069, probes=("q",))  # no ability may surely fall by 3 %
+    assert next_to_confirm([point, replace(once, drop=replace(once.drop, axes={"behaviour": lost}))], closer) is None
+    assert next_to_confirm([point, once], closer) is once
 
 
 def limits(tried: Sequence[tuple[Drop, float, int]]) -> list[float]:
