@@ -93,7 +93,8 @@ class Context:
             cache = self.folder.stage(where.stage) / "probes" / where.checkpoint.rpartition("/")[2]
 
         def told(name: str, done: int, of: int) -> None:
-            self.progress(f"{where.checkpoint}: {split} probe {name}", done, of)
+            asked = "closer look at" if split == "closer" else split
+            self.progress(f"{where.checkpoint}: {asked} probe {name}", done, of)
 
         found = suites.run_suite(policy, self.renderer, probes, split=split, where=where, cache=cache, progress=told)
         for measured in found:
