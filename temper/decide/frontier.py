@@ -41,7 +41,7 @@ class Aim:
     measure: str = "domain"
     """What the domain score is a share of, in words; see `BITS_SAVED`."""
     closer: bool = False
-    """Whether the suite holds items in reserve, for a closer look at candidates that a full look cannot decide."""
+    """Whether candidates that a full look cannot decide may be looked at closer: items in reserve, and time."""
 
     @property
     def score(self) -> str:
@@ -189,7 +189,9 @@ def judge(points: Sequence[Point], aim: Aim) -> list[Judged]:
 
 def look_part(aim: Aim, *, closer: bool) -> float:
     """The part of a candidate's share that one look at it may spend: all of it where there is only one."""
-    return 1.0 if not aim.closer else 1.0 - FULL_LOOK if closer else FULL_LOOK
+    if closer:
+        return 1.0 - FULL_LOOK
+    return FULL_LOOK if aim.closer else 1.0
 
 
 def kept(points: Sequence[Point], aim: Aim) -> list[Point]:

@@ -146,11 +146,11 @@ def outlooks(points: Sequence[Point], judged: Sequence[Judged], aim: Aim) -> Map
         key, point = one.point.key, one.point
         if key not in screened and key not in last:
             continue
-        closer = point.confirmed
+        closer = point.closer or (point.confirmed and aim.closer)
         if not point.confirmed:
             error = finer * _error(screened[key])
             drop, spread = _predict(screened[key], known, error)
-        elif aim.closer and not point.closer:
+        elif closer and not point.closer:
             error = CLOSER * _error(last[key])
             drop, spread = last[key].drop, math.sqrt(1.0 - CLOSER**2) * _error(last[key])
         else:

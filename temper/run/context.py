@@ -103,20 +103,21 @@ class Context:
                 self.log(answer)
         return tuple(found)
 
-    def closer_look(self, base: Checkpoint) -> Callable[[], Sequence[Measurement]] | None:
-        """One at the base, taken when it is first asked for: minutes on a CPU, where most runs go without.
+    def closer_look(self, base: Checkpoint, *, now: Policy | None) -> Callable[[], Sequence[Measurement]] | None:
+        """One at the base, taken when it is first asked for; by `now`, which answers with the base, at once.
 
         None where no probe holds items in reserve.
         """
         if not any(probe.reserve for probe in self.general):
             return None
 
-        @cache
-        def measured() -> Sequence[Measurement]:
-            where = Where(checkpoint=base.id)
-            return self.measure(self.open(base), self.general, split="closer", where=where)
+        def asked_of(policy: Policy) -> Sequence[Measurement]:
+            return self.measure(policy, self.general, split="closer", where=Where(checkpoint=base.id))
 
-        return measured
+        if now is None:
+            return cache(lambda: asked_of(self.open(base)))
+        found = asked_of(now)
+        return lambda: found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,9 +154,10 @@ def _begin(
     full = asked.measure(policy, context.general, split="selection", where=at_base)
     quick = asked.measure(policy, context.general, split="quick", where=at_base)
     exams = asked.measure(policy, prepared.domain, split="selection", where=at_base)
-    closer = asked.closer_look(base.checkpoint)
-    if closer and prepared.facts[0].device != "cpu":  # a GPU answers in seconds, and later it may lack the room
-        closer()
+    at_once = (
+        prepared.facts[0].device != "cpu"
+    )  # a GPU answers in seconds, and later it may lack the room for two models
+    closer = asked.closer_look(base.checkpoint, now=policy if at_once else None)
     return context, _Measured(quick=quick, full=full, closer=closer, exams=exams)
 
 

@@ -162,6 +162,8 @@ def test_a_candidate_that_a_full_look_cannot_decide_is_looked_at_closer_where_it
     assert found.bound == pytest.approx(0.0045 + z_value(1 - 0.6 * 0.038) * 0.0018, abs=2e-4)
     assert not found.refusal and next_to_confirm([point, once, twice], closer) is None
     assert choose([point, once, twice], closer).point is twice
+    # Where time has run out since, the full look has spent its part all the same.
+    assert judge([point, once, twice], AIM)[0].bound == found.bound
 
 
 def test_a_closer_look_is_not_taken_where_nothing_is_to_be_hoped_of_it():

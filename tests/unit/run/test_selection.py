@@ -44,15 +44,13 @@ def judge_of(world: World, *, suite: str = "suite.toml", **changes: Any) -> Judg
         domain=(TEXTS,), base_cache=world.folder / "base-cache", listen=lambda _: None, progress=lambda *_: None,
         **{"tolerance": 0.1, **changes},
     )  # fmt: skip
-    context.folder.root.mkdir(exist_ok=True)
+    context.folder.root.mkdir()
     at_base = Where(checkpoint="base")
     return Judge(
         context=context, stage=STAGE, start=Start(checkpoint=base.checkpoint, domain=0.0), policy=policy, adapter=False,
         base_quick=context.measure(policy, general, split="quick", where=at_base),
         base_full=context.measure(policy, general, split="selection", where=at_base),
-        base_closer=(lambda: context.measure(policy, general, split="closer", where=at_base))
-        if any(probe.reserve for probe in general) else None,
-        domain=(TEXTS,),
+        base_closer=context.closer_look(base.checkpoint, now=None), domain=(TEXTS,),
         base_domain=context.measure(policy, (TEXTS,), split="selection", where=at_base),
     )  # fmt: skip
 
@@ -221,6 +219,16 @@ def test_without_time_for_a_closer_look_a_full_one_may_err_as_often_as_if_there_
     point = select(judge, points, stopped=False, seconds_left=lambda look: looks * look).point
     assert point is not None and point.closer == closer
     assert not [e for e in of(judge.context.folder.events(), Noticed) if e.where == "budget"]
+
+
+def test_where_the_base_is_asked_at_once_no_second_model_is_opened(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = judge_of(world, suite=with_reserve(world))
+    monkeypatch.setattr(type(world.backend), "open", lambda *_args, **_more: pytest.fail("a model was opened"))
+    closer = judge.context.closer_look(judge.start.checkpoint, now=judge.policy)
+    assert closer is not None and [len(m.ids) for m in closer() if m.probe == "prose"] == [19]
+    assert closer() is closer(), "asked once"
 
 
 def test_a_run_asks_the_base_for_the_items_in_reserve_only_when_a_candidate_needs_them(world: World) -> None:
