@@ -171,7 +171,8 @@ class Judge:
 
     def _logged(self, point: Point) -> Point:
         keeps, told = self._by_itself(point)
-        told = f"{point.made}; {told}" if point.made else told
+        looked = "looked at closer" if point.closer else ""
+        told = "; ".join(part for part in (point.made, looked, told) if part)
         self.context.log(self._candidate(point, told, keeps=keeps))
         return point
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ def _world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_the_version_is_told() -> None:
     assert temper("--version").out == f"temper {__version__}\n"
+    call = [sys.executable, "-m", "temper", "--version"]
+    assert subprocess.run(call, capture_output=True, text=True, check=True).stdout == f"temper {__version__}\n"
 
 
 @pytest.mark.slow

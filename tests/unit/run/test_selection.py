@@ -205,6 +205,7 @@ def test_a_candidate_that_few_items_refuse_is_looked_at_closer_and_taken(world: 
     assert [c.eligible for c in looks] == [False, True] and looks[0].ucb95 > 0.05 > looks[1].ucb95
     asked = [len(m.ids) for m in of(log, Measurement) if (m.probe, m.split) == ("prose", "selection")]
     assert asked == [8, 8, 19, 19]  # the base and the candidate; then both again with the 11 that the half has beside
+    assert looks[0].reason.startswith("general drop") and looks[1].reason.startswith("looked at closer; general drop")
     assert selection.point is not None and selection.point.closer
     assert f"general drop {percent(looks[1].drop)}, at most {percent(looks[1].ucb95)}" in selection.reason
 
