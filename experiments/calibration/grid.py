@@ -1,12 +1,12 @@
-"""The learning rate x replay share grid: every cell an ordinary run, cached in its folder, resumed where it stopped.
+"""The learning rate x replay share grid: every cell an ordinary run, resumed where it stopped, kept as a line.
 
     python -m experiments.calibration.grid TASK... --out runs/grid [--adapters lora full] [--seeds 0 1]
-        [--rates 7] [--shares 0 0.05 0.1 0.25 0.5] [--most-minutes 60]
+        [--rates 7] [--shares 0 0.05 0.1 0.25 0.5] [--most-minutes 60] [--table FILE]
 
 A task is a recipe or a domain of the frontier study (icd10, smart-home, address, facts), learnt lightly: 500 rows, one
 pass. Learning rate, share, adapter and seed are set by the grid, and the guard only warns, so that runs that fail are
-seen to their end. Cells run in an order in which every prefix covers the grid. After each cell
-table.jsonl beside the folders is written anew; `experiments.calibration.replay` reads it.
+seen to their end. Cells run in an order in which every prefix covers the grid. A cell that ended leaves a line in
+table.jsonl beside this file, is not run again, and is what `experiments.calibration.replay` reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.calibration.table import Cell, cell_of, write
+from experiments.calibration.table import TABLE, Cell, cell_of, read, write
 from experiments.frontier import cells, domains
 from experiments.frontier.domains import rows
 from temper import events
@@ -88,11 +88,17 @@ def _spread(count: int) -> Iterator[int]:
     yield from (i * step % count for i in range(count))
 
 
+def missing(todo: Sequence[Plan], known: Sequence[Cell]) -> list[Plan]:
+    """The cells that have no line yet; rates are compared as recipes say them, with three digits."""
+    have = {(c.task, f"{c.lr:.3g}", c.share, c.seed) for c in known}
+    return [plan for plan in todo if (plan.task, f"{plan.lr:.3g}", plan.share, plan.seed) not in have]
+
+
 def fly(plan: Plan, out: Path) -> Ended:
     """Runs a cell, or continues it."""
     folder = out / plan.folder
     said = [part for setting in plan.settings for part in ("--set", setting)]
-    command = (sys.executable, "-m", "temper.cli", "run", str(plan.recipe), "--out", str(folder), *said)
+    command = (sys.executable, "-m", "temper", "run", str(plan.recipe), "--out", str(folder), *said)
     return run_until(Job(command=command, log=str(folder / "events.jsonl")))
 
 
@@ -129,16 +135,23 @@ def main() -> None:
     parser.add_argument("--rates", type=int, default=7)
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
     parser.add_argument("--most-minutes", type=float, default=math.inf)
+    parser.add_argument("--table", type=Path, default=TABLE)
     asked = parser.parse_args()
     recipes = [recipe_of(task, asked.out) for task in asked.tasks]
     todo = plans(recipes, adapters=asked.adapters, seeds=asked.seeds, rates=asked.rates, shares=asked.shares)
+    known = read(asked.table) if asked.table.is_file() else []
     asked.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    for number, plan in enumerate(todo, start=1):
-        if line(plan, asked.out) is None and time.monotonic() - started < 60 * asked.most_minutes:
+    left = missing(todo, known)
+    for number, plan in enumerate(left, start=1 + len(todo) - len(left)):
+        if line(plan, asked.out) is None:
+            if time.monotonic() - started >= 60 * asked.most_minutes:
+                continue
             ended = fly(plan, asked.out)
             print(f"{number} of {len(todo)} {plan.folder}: {ended.status} after {ended.seconds:.0f} s {ended.reason}")
-        write(asked.out / "table.jsonl", [cell for p in todo if (cell := line(p, asked.out)) is not None])
+        if (cell := line(plan, asked.out)) is not None:
+            known.append(cell)
+            write(asked.table, known)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast does each way of searching find a good cell? Replayed on the logged table, at no cost (E4 of the plan).
 
-    python -m experiments.calibration.replay runs/grid/table.jsonl [--draws 200] [--skip-tpe]
+    python -m experiments.calibration.replay [TABLE] [--draws 200] [--skip-tpe]
 
 Grid, random, TPE, ASHA and temper's own pilots plus one run ("5+1") on the same cells; a draw takes one seed of every
 cell and one order. What a cell is worth is what its run hands on under the tolerance. Cost is counted in whole runs.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from experiments.calibration.table import Cell, read
+from experiments.calibration.table import TABLE, Cell, read
 from temper.calibrate.pilots import LADDER, conclude
 from temper.events.search import Pilot, TrialSeen
 from temper.search.rungs import next_action
@@ -243,7 +243,7 @@ def _nearest(grid: Grid, lr: float, share: float) -> tuple[float, float]:
 def main() -> None:
     """Replays every strategy on every task of a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path)
+    parser.add_argument("table", type=Path, nargs="?", default=TABLE)
     parser.add_argument("--tolerance", type=float, default=0.01)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--skip-tpe", action="store_true", help="it needs the extra `search` and takes longest")

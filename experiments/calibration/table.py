@@ -11,6 +11,8 @@ from temper.decide.predict import domain_losses, predict
 from temper.events import Candidate, Choice, Event, Measurement, RunFinished, Step
 from temper.launch.progress import place, stage_lengths
 
+TABLE = Path(__file__).with_name("table.jsonl")
+"""Where the grid keeps what it ran."""
 EARLY = 0.1
 """Part of the steps that the prediction may see."""
 LOSS_STEPS = 8

@@ -83,7 +83,7 @@ def main() -> None:
 
 def cell(recipe: str, seed: int, out: Path) -> Cell:
     """One run, or what it left when it ran before."""
-    command = [sys.executable, "-m", "temper.cli", "run", str(EXAMPLE / f"{recipe}.yaml"), "--out", str(out)]
+    command = [sys.executable, "-m", "temper", "run", str(EXAMPLE / f"{recipe}.yaml"), "--out", str(out)]
     done = subprocess.run([*command, "--set", f"seed={seed}"], cwd=ROOT, check=False)
     if done.returncode not in ENDED:
         raise SystemExit(f"{out}: ended with exit code {done.returncode}; run the same command again to continue")
@@ -92,7 +92,7 @@ def cell(recipe: str, seed: int, out: Path) -> Cell:
 
 def summary(out: Path) -> Mapping[str, Any]:
     """What `temper report --json` says of a run."""
-    command = [sys.executable, "-m", "temper.cli", "report", str(out), "--json"]
+    command = [sys.executable, "-m", "temper", "report", str(out), "--json"]
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 

@@ -73,7 +73,7 @@ def imitating(folder: Path) -> Path:
 def train(recipe: Path, out: Path, more: Sequence[str]) -> Path:
     """The folder of a run that has ended, now or before."""
     changed = [part for value in more for part in ("--set", value)]
-    command = [sys.executable, "-m", "temper.cli", "run", str(recipe), "--out", str(out), *changed]
+    command = [sys.executable, "-m", "temper", "run", str(recipe), "--out", str(out), *changed]
     done = subprocess.run(command, cwd=ROOT, check=False)
     if done.returncode not in ENDED:
         raise SystemExit(f"{out}: ended with exit code {done.returncode}; run the same command again to continue")
@@ -110,7 +110,7 @@ def nearest(run: Path, domain: float) -> dict[str, Any]:
 def measured(model: Path, against: str) -> dict[str, Any]:
     """What `temper eval` finds on `core` and the exam."""
     probes = ["--probes", "core", "--probes", str(EXAMPLE / "data" / "exam.jsonl")]
-    command = [sys.executable, "-m", "temper.cli", "eval", str(model), *probes, "--against", against, "--json"]
+    command = [sys.executable, "-m", "temper", "eval", str(model), *probes, "--against", against, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     return {name: value for name, value in told.items() if name not in {"model", "against"}}  # paths of this machine

@@ -112,7 +112,7 @@ def _command(recipe: Path, settings: Sequence[str]) -> Command:
 
     def command(folder: Path, values: Sequence[str]) -> tuple[str, ...]:
         said = [part for setting in (*settings, *values) for part in ("--set", setting)]
-        return (sys.executable, "-m", "temper.cli", "run", str(recipe), "--out", str(folder), *said)
+        return (sys.executable, "-m", "temper", "run", str(recipe), "--out", str(folder), *said)
 
     return command
 

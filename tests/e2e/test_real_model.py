@@ -33,7 +33,7 @@ KEYS = {"base", "verdict", "chosen", "domain", "general", "candidates", "cost"}
 
 
 def temper(*arguments: str, folder: Path, given: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "temper.cli", *arguments]
+    command = [sys.executable, "-m", "temper", *arguments]
     return subprocess.run(
         command, cwd=folder, env=ENVIRONMENT, input=given, capture_output=True, text=True, timeout=600, check=False
     )
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(folder: Path) -> Path:
     """A run that was killed with SIGKILL in the middle of training, then continued by the same command."""
     log = folder / "runs" / "home" / "events.jsonl"
-    command = [sys.executable, "-m", "temper.cli", "run", "temper.yaml", "--out", "runs/home"]
+    command = [sys.executable, "-m", "temper", "run", "temper.yaml", "--out", "runs/home"]
     with subprocess.Popen(
         command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as first:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.calibration.grid import plans, recipe_of
+from experiments.calibration.grid import Plan, missing, plans, recipe_of
 from experiments.calibration.replay import STRATEGIES, foretold, measure
 from experiments.calibration.table import Cell, Seen, cell_of, read, write
 from temper.recipe.load import load
@@ -49,6 +49,13 @@ TABLE = [made(lr, share, seed) for lr in RATES for share in SHARES for seed in (
 def test_a_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write(tmp_path / "table.jsonl", TABLE)
     assert read(tmp_path / "table.jsonl") == TABLE
+
+
+def test_a_cell_that_has_a_line_is_not_run_again() -> None:
+    plan = Plan(recipe=Path("made/recipe.yaml"), technique="sft", adapter="lora", lr=2e-5, share=0.1, seed=0)
+    done = replace(TABLE[0], task="made sft lora", lr=2.0000000001e-5, share=0.1, seed=0)
+    others = [replace(plan, seed=1), replace(plan, share=0.0), replace(plan, lr=2.1e-5), replace(plan, adapter="full")]
+    assert missing([plan, *others], [done]) == others
 
 
 def test_trying_everything_finds_the_best_and_costs_everything() -> None:
