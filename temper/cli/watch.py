@@ -73,6 +73,8 @@ class State:
     """Whether the last thing heard of was a step."""
     losses: dict[str, float] = field(default_factory=dict)
     """Moving average by `domain` and `general`; what the model itself said is no row, and not among them."""
+    moved: float | None = None
+    """Nats per token between the general rows that are held and the stage's start, moving average."""
     speed: float = 0.0
     """Tokens per second while training, moving average."""
     rollouts: RolloutStep | None = None
@@ -92,6 +94,7 @@ class State:
                 self.roles[event.source] = event.role
             case StageStarted() | Resumed():
                 self.first = self.step = self.verdict = self.rollouts = None
+                self.moved = None
                 self.losses.clear()
             case Step():
                 self._take_step(event)
@@ -113,6 +116,8 @@ class State:
             if names:
                 now = sum(w * event.losses[n] for w, n in zip(weights, names, strict=True)) / sum(weights)
                 self.losses[side] = _averaged(self.losses.get(side), now)
+        if (moved := event.figures.get("held_kl")) is not None:
+            self.moved = _averaged(self.moved, moved)
         self.speed = _averaged(self.speed or None, event.tokens / max(event.seconds, 1e-9))
 
     def do(self, what: str, done: int, of: int, *, now: float) -> None:
@@ -132,8 +137,12 @@ class State:
         """How training goes: losses, rewards, speed, rate."""
         assert self.step is not None
         parts = list[str]()
-        if self.losses:
-            parts.append(f"loss {', '.join(f'{side} {value:.3f}' for side, value in self.losses.items())}")
+        # Rows that are held are not learnt: what they cost says less than how far they have moved.
+        shown = {side: value for side, value in self.losses.items() if side == "domain" or self.moved is None}
+        if shown:
+            parts.append(f"loss {', '.join(f'{side} {value:.3f}' for side, value in shown.items())}")
+        if self.moved is not None:
+            parts.append(f"general {self.moved:.3f} nats from the start")
         if (away := self.step.figures.get("teacher_kl")) is not None:
             parts.append(f"{away:.3f} nats from the teacher")
         if self.rollouts is not None:

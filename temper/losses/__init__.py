@@ -27,6 +27,11 @@ def kl(x: TokenView) -> Array:
     return (x.divergence * x.weight).sum()
 
 
+def held_figures(x: TokenView) -> Mapping[str, Array]:
+    """How far the rows that are held have moved from the stage's start, in nats per token."""
+    return {"held_kl": (x.divergence * x.shares()).sum()}
+
+
 def teacher_figures(x: TokenView) -> Mapping[str, Array]:
     """The divergence itself, in nats per token."""
     return {"teacher_kl": (x.divergence * x.shares()).sum()}
@@ -35,7 +40,7 @@ def teacher_figures(x: TokenView) -> Mapping[str, Array]:
 LOSSES: Mapping[str, Loss] = {
     "ce": Loss(function=ce, per="token", linear=True),
     "chosen": Loss(function=ce, per="token", linear=True),
-    "kl": Loss(function=kl, per="token", needs_start=True, rows_return=True, linear=True),
+    "kl": Loss(function=kl, per="token", needs_start=True, rows_return=True, linear=True, figures=held_figures),
     "start_kl": Loss(function=kl, per="token", needs_start=True, linear=True, figures=policy.start_kl_figures),
     "pg": Loss(function=policy.pg, per="token", figures=policy.pg_figures),
     "grpo": Loss(function=policy.grpo, per="sequence", figures=policy.grpo_figures),

@@ -170,14 +170,20 @@ def _axes(log: RunLog) -> tuple[Picture, ...]:
 
 
 def _training(log: RunLog) -> tuple[Picture, ...]:
-    """Loss by source, divergence from a teacher, and learning rate."""
-    by_source, away, rate = sections.losses(log), sections.divergence(log), sections.learning_rate(log)
+    """Loss by source, divergence from the start and from a teacher, and learning rate."""
+    by_source, rate = sections.losses(log), sections.learning_rate(log)
+    moved, away = (sections.divergence(log, figure) for figure in ("held_kl", "teacher_kl"))
     pictures = (
         Picture(
             title="Loss by source",
             svg=charts.over_time(by_source, label="nats per token", y_format="plain", stages=log.offsets(), floor=0.0),
             note="Mean negative log-likelihood per supervised token, smoothed over about five steps.",
             legend=tuple((s.colour, s.name) for s in by_source),
+        ),
+        Picture(
+            title="Divergence from the start",
+            svg=charts.over_time([moved], label="nats per token", y_format="plain", stages=log.offsets(), floor=0.0),
+            note="On the general rows that are held, over the whole vocabulary, smoothed over about five steps.",
         ),
         Picture(
             title="Divergence from the teacher",

@@ -188,10 +188,13 @@ def losses(log: RunLog) -> tuple[Series, ...]:
     )
 
 
-def divergence(log: RunLog) -> Series:
-    """How far the model is from its teacher on what it says itself, smoothed; empty without a stage of `distill`."""
+def divergence(log: RunLog, figure: str) -> Series:
+    """How far the model is from its teacher (`teacher_kl`) or from the start of its stage (`held_kl`), smoothed.
+
+    Empty without a stage that is told so.
+    """
     offsets = log.offsets()
-    found = [(offsets[s.stage] + s.step, s.figures["teacher_kl"]) for s in log.steps if "teacher_kl" in s.figures]
+    found = [(offsets[s.stage] + s.step, s.figures[figure]) for s in log.steps if figure in s.figures]
     return Series(name="divergence", points=smoothed(found))
 
 

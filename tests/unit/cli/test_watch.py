@@ -50,6 +50,16 @@ def test_what_the_model_says_itself_is_no_loss_of_the_domain() -> None:
     assert alone.figures().startswith("1.250 nats from the teacher")
 
 
+def test_of_rows_that_are_held_it_is_told_how_far_they_have_moved() -> None:
+    state = State()
+    for event in (source("tickets", "domain"), source("own-reasoning", "general"), source("safety", "general")):
+        state.take(event)
+    state.take(replace(step(1), figures={"held_kl": 0.1}))
+    state.take(replace(step(2), figures={"held_kl": 0.05}))
+    # 0.9 x 0.1 + 0.1 x 0.05
+    assert state.figures().startswith("loss domain 1.000  general 0.095 nats from the start  ")
+
+
 def test_the_time_left_counts_everything_between_steps() -> None:
     state = State()
     state.take(step(40, at=100.0))

@@ -135,6 +135,7 @@ def test_general_rows_are_held_to_the_start_by_the_divergence_over_the_whole_voc
     loss = -learnt.gather(1, torch.tensor(rows[2].tokens[1:])[:, None]).sum() / 4 + 2.0 * kl / 3
     loss.backward()
     assert metrics.loss == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert metrics.figures == {"held_kl": pytest.approx(float(kl.detach()) / 3, rel=1e-4, abs=1e-6)}
     assert metrics.supervised_by_source == {"general": 3, "own": 4}
     assert_same_gradients(found, plain.gradients_of(learner.model))
 
