@@ -25,7 +25,8 @@ Family = Literal["trained", "line", "all"]
 """Which candidates of a run are the method's: trained checkpoints, those and their lines to the base, or whatever."""
 Extent = Literal["short", "whole"]
 """The short form fits into a night on two cores: see `jobs`."""
-Role = Literal["ours", "tuned", "naive", "candidate", "control"]
+Role = Literal["ours", "variant", "tuned", "naive", "candidate", "control"]
+"""`ours` is the default recipe, a `variant` the same with one thing changed that it might get."""
 Settings = Mapping[str, object]
 """Keys of a stage of the recipe."""
 
@@ -182,6 +183,10 @@ def _plugins() -> Iterator[Method]:
         return f"{PLUGINS}:{name}"
 
     yield Method(
+        name="follows", role="variant", family="all", technique=technique("Follows"), trials=({}, {"strength": 1.6}),
+        said="temper's default with a hold on the general rows that follows how far they have moved.",
+    )  # fmt: skip
+    yield Method(
         name="flow", role="candidate", technique=technique("Flow"), trials=(_lora(6e-4), _lora(1.5e-3)),
         said="FLOW: rows that the base finds unlikely weigh less.",
     )  # fmt: skip
@@ -224,7 +229,7 @@ def recipe(job: Job, data: Path) -> Mapping[str, object]:
     """The recipe of a run as plain values; `data` holds the cell's `train.jsonl` and `exam.jsonl`."""
     settings = dict(job.settings)
     stage: dict[str, object] = {"technique": job.method.technique, "data": str(data / "train.jsonl")}
-    if job.method.role == "ours":
+    if job.method.role in ("ours", "variant"):
         if job.cell.strength == "light":  # the strength is part of the question, not of the answer
             stage["epochs"] = EPOCHS["light"]
     else:

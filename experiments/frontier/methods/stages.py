@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 from experiments.frontier.methods import weights
 from temper.data.datum import Datum
+from temper.events import Step
 from temper.losses import Objective, Term
 from temper.recipe.facts import Facts
 from temper.recipe.resolve import ResolvedStage, extend
@@ -111,6 +112,25 @@ class MaskedKL(Reweighed):
         return reweighed
 
 
+class Follows(Stage):
+    """Supervised fine-tuning that holds the general rows the more, the further they have moved from the start."""
+
+    strength: float = 1.0
+    """Times the hold that is usual."""
+
+    def plan(self, stage: ResolvedStage, inventory: Inventory, *, seed: int) -> Plan:
+        """Batches of supervised fine-tuning, the held rows weighed by how far the steps before had moved."""
+        mixed = mixture(stage, inventory, seed=seed)
+
+        def feed(start: int, live: Live) -> Iterator[list[Datum]]:
+            for batch in batches(stage, mixed, start):
+                steps = (e for e in live.past if isinstance(e, Step) and e.stage == stage.id)
+                moved = [e.figures["held_kl"] for e in steps if "held_kl" in e.figures]
+                yield [_held(d, self.strength * weights.following(moved)) for d in batch]
+
+        return replace(plan_rows(stage, mixed), feed=feed, on_policy=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedPull(ResolvedStage):
     """A stage whose weights are moved between the steps."""
@@ -185,6 +205,13 @@ def _start_logprobs(rows: Sequence[Datum], live: Live) -> dict[tuple[int, ...], 
         found |= dict(zip((row.tokens for row in part), policy.learner.logprobs(part), strict=True))
         live.progress("the base reads the rows", min(first + SAVED, len(rows)), len(rows))
     return found
+
+
+def _held(datum: Datum, factor: float) -> Datum:
+    """The row with its hold scaled; one that is learnt stays as it is."""
+    if "kl" not in datum.weights:
+        return datum
+    return replace(datum, weights={**datum.weights, "kl": tuple(factor * w for w in datum.weights["kl"])})
 
 
 def _all_weighted(batch: Sequence[Datum], values: Values) -> list[Datum]:

@@ -13,6 +13,10 @@ from collections.abc import Sequence
 
 FLOOR = 0.01
 MOST_ODDS = 10.0
+USUAL_DISTANCE = 0.05
+"""Nats per general token between start and model in the middle of a run (docs/log.md)."""
+MEMORY = 0.9
+LOOSEST, TIGHTEST = 0.2, 3.0
 
 
 def flow(losses: Sequence[float]) -> list[float]:
@@ -28,6 +32,18 @@ def talr(rows: Sequence[Sequence[float]]) -> list[list[float]]:
     every = [-value for row in rows for value in row]
     mean = max(sum(every) / len(every), 1e-6)
     return [[max(FLOOR, math.exp(value / mean)) for value in row] for row in rows]
+
+
+def following(moved: Sequence[float]) -> float:
+    """By how much the hold on general rows is scaled, from how far they had moved in each step before, in nats.
+
+    The running mean over the usual distance: a penalty on the square of the divergence rather than on itself, which
+    lets go of what has hardly moved and holds what has moved far.
+    """
+    mean = USUAL_DISTANCE
+    for value in moved:
+        mean = MEMORY * mean + (1.0 - MEMORY) * value
+    return min(max(mean / USUAL_DISTANCE, LOOSEST), TIGHTEST)
 
 
 def masked_kl(now: Sequence[float], start: Sequence[float], *, scale: float) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import yaml
 
 from experiments.frontier.cells import PLUGINS
 from experiments.frontier.methods import weights
-from temper.events import Step, read
+from experiments.frontier.methods.stages import Follows
+from temper.data.datum import Datum
+from temper.events import Event, Role, Step, read
+from temper.model.fake import FakeLearner
 from temper.recipe.load import load
-from tests.fakes.world import World, stage
+from temper.recipe.resolve import ResolvedStage
+from temper.techniques.inventory import Inventory, Rows
+from tests.fakes.world import World, live, stage
 
 
 def test_flow_gives_the_median_row_less_than_an_easy_one_and_a_mean_of_one() -> None:
@@ -68,8 +74,46 @@ def test_masked_kl_stays_finite_where_both_are_sure() -> None:
     assert all(map(math.isfinite, weights.masked_kl([0.0, -30.0], [0.0, 0.0], scale=1.0)))
 
 
+def test_the_hold_follows_how_far_the_general_rows_have_moved_within_limits() -> None:
+    assert weights.following([]) == 1.0
+    assert weights.following([0.15]) == pytest.approx(1.2)  # (0.9 x 0.05 + 0.1 x 0.15) / 0.05
+    assert (weights.following([0.0] * 50), weights.following([9.0] * 50)) == (0.2, 3.0)
+
+
+def test_held_rows_are_weighed_by_how_far_the_steps_of_their_stage_had_moved(tmp_path: Path) -> None:
+    settled = ResolvedStage(
+        id="02-follows", technique="follows", data=(), replay_share=0.5, replay_from={"code": 1.0}, keep="kl",
+        keep_scale=3.0, adapter="full", rank=None, alpha=None, lr=1e-3, schedule="constant", warmup_steps=0, steps=3,
+        epochs=1.0, batch_tokens=2, weight_decay=0.0, clip=1.0, betas=(0.9, 0.95), max_length=64, guard="off",
+        choose="last", checkpoints=1,
+    )  # fmt: skip
+    inventory = Inventory(domain=(_one_row("domain"),), general=(_one_row("general"),))
+    past: list[Event] = [_moved("01-sft", 9.0)]
+    there = replace(live(FakeLearner.__new__(FakeLearner), tmp_path), past=past)
+    feed = Follows.model_construct(strength=2.0).plan(settled, inventory, seed=0).feed(0, there)
+
+    assert {d.source: d.weights for d in next(feed)} == {"domain": {"ce": (1.0,)}, "general": {"kl": (2.0,)}}
+    past.append(_moved("02-follows", 0.15))
+    assert {d.source: d.weights for d in next(feed)}["general"]["kl"] == pytest.approx((2.4,))  # 2 x 1.2
+
+
+def _one_row(role: Role) -> Rows:
+    datum = Datum(tokens=(1, 2), weights={"ce": (1.0,)}, source=role)
+    return Rows(
+        name=role, role=role, category="code", origin="here", licence="ours", datums=(datum,), fingerprint=role,
+        is_own=False,
+    )  # fmt: skip
+
+
+def _moved(stage_id: str, nats: float) -> Step:
+    return Step(
+        stage=stage_id, step=1, lr=1e-3, tokens=2, supervised=2, loss=1.0, losses={}, grad_norm=1.0, seconds=1.0,
+        figures={"held_kl": nats},
+    )  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Flow", "Talr", "MaskedKL"])
+@pytest.mark.parametrize("name", ["Flow", "Talr", "MaskedKL", "Follows"])
 def test_a_reweighed_stage_learns_its_rows(tmp_path: Path, name: str) -> None:
     world = World.make(tmp_path)
     document = {
