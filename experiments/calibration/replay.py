@@ -248,6 +248,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--skip-tpe", action="store_true", help="it needs the extra `search` and takes longest")
     asked = parser.parse_args()
+    if not asked.table.is_file():
+        parser.error(f"{asked.table}: no such table; make it with python -m experiments.calibration.grid")
     cells = read(asked.table)
     names = [name for name in STRATEGIES if not (asked.skip_tpe and name == "tpe")]
     results, warned = [], []

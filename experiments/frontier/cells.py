@@ -84,6 +84,11 @@ class Method:
     replay_only: bool = False
     """Whether the steps are taken on general rows alone."""
 
+    @property
+    def by_default(self) -> bool:
+        """Whether temper decides what the trial leaves open, steps and general rows included."""
+        return self.role in ("ours", "variant")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -229,7 +234,7 @@ def recipe(job: Job, data: Path) -> Mapping[str, object]:
     """The recipe of a run as plain values; `data` holds the cell's `train.jsonl` and `exam.jsonl`."""
     settings = dict(job.settings)
     stage: dict[str, object] = {"technique": job.method.technique, "data": str(data / "train.jsonl")}
-    if job.method.role in ("ours", "variant"):
+    if job.method.by_default:
         if job.cell.strength == "light":  # the strength is part of the question, not of the answer
             stage["epochs"] = EPOCHS["light"]
     else:

@@ -114,7 +114,7 @@ def _next(wanted: Wanted, done: Sequence[Row]) -> Job | None:
 def expected_seconds(job: Job, done: Iterable[Row]) -> float:
     """How long a run may take: by the runs of its cell that are done, else by the rates above."""
     passes = EPOCHS[job.cell.strength]
-    share = cells.row_share(job.settings) if job.method.role not in ("ours", "variant") else 0.25
+    share = cells.row_share(job.settings) if not job.method.by_default else 0.25
     tokens = cells.TOKENS[job.cell.domain][job.cell.strength] * passes / (1 - share)
     adapter = str(job.settings.get("adapter", "lora"))
     like = [r.outcome for r in done if r.outcome and r.cell == job.cell.name and r.adapter == adapter and not r.shared]

@@ -9,7 +9,7 @@ library: operators and the namespace `x.xp` do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from temper.losses import policy, preference
 from temper.losses.view import Array, Loss, Objective, Per, Term, TokenView
@@ -27,21 +27,16 @@ def kl(x: TokenView) -> Array:
     return (x.divergence * x.weight).sum()
 
 
-def held_figures(x: TokenView) -> Mapping[str, Array]:
-    """How far the rows that are held have moved from the stage's start, in nats per token."""
-    return {"held_kl": (x.divergence * x.shares()).sum()}
-
-
-def teacher_figures(x: TokenView) -> Mapping[str, Array]:
-    """The divergence itself, in nats per token."""
-    return {"teacher_kl": (x.divergence * x.shares()).sum()}
+def distance(name: str) -> Callable[[TokenView], Mapping[str, Array]]:
+    """The divergence itself as a figure of this name, in nats per token."""
+    return lambda x: {name: (x.divergence * x.shares()).sum()}
 
 
 LOSSES: Mapping[str, Loss] = {
     "ce": Loss(function=ce, per="token", linear=True),
     "chosen": Loss(function=ce, per="token", linear=True),
-    "kl": Loss(function=kl, per="token", needs_start=True, rows_return=True, linear=True, figures=held_figures),
-    "start_kl": Loss(function=kl, per="token", needs_start=True, linear=True, figures=policy.start_kl_figures),
+    "kl": Loss(function=kl, per="token", needs_start=True, rows_return=True, linear=True, figures=distance("held_kl")),
+    "start_kl": Loss(function=kl, per="token", needs_start=True, linear=True, figures=distance("start_kl")),
     "pg": Loss(function=policy.pg, per="token", figures=policy.pg_figures),
     "grpo": Loss(function=policy.grpo, per="sequence", figures=policy.grpo_figures),
     "dr_grpo": Loss(function=policy.dr_grpo, per="sequence", figures=policy.grpo_figures),
@@ -50,5 +45,5 @@ LOSSES: Mapping[str, Loss] = {
     "cispo": Loss(function=policy.cispo, per="token", figures=policy.cispo_figures),
     "dpo": Loss(function=preference.dpo, per="group", figures=preference.dpo_figures),
     "simpo": Loss(function=preference.simpo, per="group", figures=preference.simpo_figures),
-    "teacher_kl": Loss(function=kl, per="token", needs_start=True, linear=True, figures=teacher_figures),
+    "teacher_kl": Loss(function=kl, per="token", needs_start=True, linear=True, figures=distance("teacher_kl")),
 }

@@ -63,11 +63,6 @@ def cispo(x: TokenView, *, low: float = 0.0, high: float = 4.0) -> Array:
     return -(factor * x.stream("advantages") * x.logp * x.weight).sum()
 
 
-def start_kl_figures(x: TokenView) -> Mapping[str, Array]:
-    """The divergence itself, in nats per token."""
-    return {"start_kl": (x.divergence * x.shares()).sum()}
-
-
 def pg_figures(x: TokenView) -> Mapping[str, Array]:
     """What to show beside `pg`; it clips nothing."""
     return _figures(x, cut=x.weight * 0.0, share=x.shares())
